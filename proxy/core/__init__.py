@@ -1,0 +1,1 @@
+"""Everything decided: values in, values out; a test over the imports holds it."""

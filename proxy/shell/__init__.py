@@ -1,0 +1,1 @@
+"""Everything done: each module a thin shell around one library; shells never import each other."""
