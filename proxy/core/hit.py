@@ -88,14 +88,15 @@ class Hit:
 
     `lane` is the order key: hits of one lane leave in order of `id`, one at a time.
     `suites` is the part of the request's report suites this row stands for; empty means
-    all of them. `ambiguous`: it may already have reached the collection server once.
-    `requeued`: it left the dead letters and keeps its own time, whatever came after it.
+    all of them; `size` is what the row holds, in bytes.  `ambiguous`: it may already have
+    reached the collection server once.  `requeued`: it left the dead letters and keeps its own time, whatever came after it.
     """
 
     id: int
     lane: int
     received: Received
     request: Request
+    size: int = 0
     suites: tuple[str, ...] = ()
     ambiguous: bool = False
     requeued: bool = False
@@ -153,7 +154,7 @@ class Failure:
 
 @dataclass(frozen=True, slots=True)
 class Ledger:
-    """The counts of the promise; `held` is part of `waiting`, `refused` was never accepted.
+    """The counts of the promise; `held` is part of `waiting`.
 
     `accepted == waiting + delivered + dead + expired + discarded` at every moment.
     """
@@ -166,7 +167,6 @@ class Ledger:
     discarded: int = 0
     held: int = 0
     ambiguous: int = 0
-    repeated: int = 0
     waiting_bytes: int = 0
 
     @property

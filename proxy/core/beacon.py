@@ -1,0 +1,180 @@
+"""The grammar of `/b/ss/…`: from a request to what it says, without changing a byte.
+
+Rule: this module alone knows how a beacon is written: path, response type, report suites,
+the visitor, the client's own timestamp, what makes a resent copy.
+Non-rule: it decides nothing about time, storage or answers, and never decodes what will
+be sent on.
+Source: Adobe's pages "hardcoded image requests", "query parameters", "identity overview"
+and AppMeasurement 2.27 itself; XML requests are read by `insertion`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from dataclasses import dataclass
+from urllib.parse import unquote_to_bytes
+
+from proxy.core import headers, insertion
+from proxy.core.hit import Request
+from proxy.errors import NotABeacon
+
+PATH = re.compile(
+    rb"/b/ss/(?P<suites>[^/?]*)/(?P<kind>[^/?]+)(?:/(?P<version>[^/?]*))?(?:/(?P<random>[^/?]*))?/?"
+)
+KIND = re.compile(rb"[0-9]{1,2}(?:\.[0-9]{1,2})?")
+# A report suite id; two dots in a row or a slash would be a path, not an id.
+SUITE = re.compile(rb"[A-Za-z0-9_-][A-Za-z0-9._-]{0,99}")
+MOST_SUITES = 50
+REDIRECT = b"4"
+INSERTION = "6"
+
+# AppMeasurement writes `s` and up to 14 digits, the mobile SDK `s` and up to 8: only a
+# client that draws a random segment can be recognised when it resends a hit.  A hardcoded
+# image with a constant segment is a new hit each time.
+RANDOM = re.compile(rb"s[0-9]{3,20}")
+
+# What a walk along `a=1&c.&b=2&.c` must see: the few names we act on at depth 0, and the
+# openers (`c.`) and closers (`.c`) that change the depth.  Values are skipped in C.
+STEP = re.compile(
+    rb"(?:^|(?<=&))(?:(?P<name>ts|vid|aid|mid|fid|callback)=(?P<value>[^&]*)"
+    rb"|(?P<open>[^&=.][^&=]*)\.(?:=?)(?=&|$)"
+    rb"|\.(?P<close>[^&=]+)(?:=?)(?=&|$))"
+)
+VISITOR_COOKIE = re.compile(
+    rb"(?:^|; )(?:s_vi=(?P<aid>[^;]+)|s_ecid=(?P<mid>[^;]+)|AMCV_[^=]*=(?P<amcv>[^;]+))"
+)
+MID = re.compile(rb"MCMID(?:\||%7C)([0-9]+)")
+
+
+@dataclass(frozen=True, slots=True)
+class Beacon:
+    """What a request says.
+
+    `kind` is the response type (`1`, `5.10`, `6`); `suites` the report suites in their
+    order; `visitor` the key of Adobe's precedence; `ts` the client's own timestamp as
+    sent, None when absent or empty; `callback` the raw value for type 10.
+    """
+
+    kind: str
+    suites: tuple[str, ...]
+    visitor: bytes
+    ts: bytes | None
+    callback: bytes | None = None
+
+
+def read(request: Request, peer: str = "") -> Beacon:
+    """What the request says; NotABeacon (404, 405, 400) when it is none.
+
+    `peer` is the address it came from, the last resort for telling visitors apart.
+    InsertionRefused when it is an XML request that Adobe would not take.
+    """
+    path, _, query = request.target.partition(b"?")
+    match = PATH.fullmatch(path)
+    if match is None or not KIND.fullmatch(match["kind"]):
+        raise NotABeacon(404, "not a beacon: expected /b/ss/<report suites>/<type>/...")
+    if match["kind"] == REDIRECT:
+        # Type 4 redirects to any address in its query: an open redirect on this host.
+        raise NotABeacon(404, "tracked redirects (response type 4) are not served")
+    kind = match["kind"].decode()
+    if kind == INSERTION:
+        return _insertion(request)
+    suites = suites_of(match["suites"])
+    found = top_level(query)
+    if request.body:
+        found = {**found, **top_level(request.body)}
+    return Beacon(
+        kind=kind,
+        suites=suites,
+        visitor=_visitor(found, request, peer),
+        ts=found.get(b"ts") or None,
+        callback=found.get(b"callback"),
+    )
+
+
+def _insertion(request: Request) -> Beacon:
+    if request.method != "POST":
+        raise NotABeacon(405, "XML data insertion (response type 6) is a POST")
+    said = insertion.read(request.body)
+    return Beacon(INSERTION, said.suites, said.visitor, said.timestamp)
+
+
+def suites_of(segment: bytes) -> tuple[str, ...]:
+    """The report suites of a path segment; sloppy clients write the comma as `%2C`."""
+    names = unquote_to_bytes(segment).split(b",") if b"%" in segment else segment.split(b",")
+    if len(names) > MOST_SUITES:
+        raise NotABeacon(400, f"more than {MOST_SUITES} report suites in one hit")
+    for name in names:
+        if not SUITE.fullmatch(name) or b".." in name:
+            raise NotABeacon(404, "no valid report suite id after /b/ss/")
+    return tuple(name.decode() for name in names)
+
+
+def top_level(data: bytes) -> dict[bytes, bytes]:
+    """The parameters we act on that stand at depth 0; the first of each wins.
+
+    `c.&ts=x&.c` is context data named ts, not a timestamp.  Lenient as real traffic
+    demands: `&&`, `c.=`, a missing closer, a closer that names an outer level (closes up
+    to it) or none at all (ignored).
+    """
+    found: dict[bytes, bytes] = {}
+    depth: list[bytes] = []
+    for step in STEP.finditer(data):
+        name, value, opened, closed = step.group("name", "value", "open", "close")
+        if name is not None:
+            if not depth and name not in found:
+                found[name] = value
+        elif opened is not None:
+            depth.append(opened)
+        elif closed in depth:
+            while depth.pop() != closed:
+                pass
+    return found
+
+
+def _visitor(found: dict[bytes, bytes], request: Request, peer: str) -> bytes:
+    """Adobe's order: vid, aid or the s_vi cookie, mid or its cookies, fid, address and agent."""
+    for name in (b"vid", b"aid"):
+        if found.get(name):
+            return name + b":" + found[name]
+    cookie = headers.first(request.headers, b"cookie")
+    cookies = list(VISITOR_COOKIE.finditer(cookie)) if cookie else []
+    for match in cookies:
+        if match["aid"]:
+            return b"aid:" + match["aid"]
+    if found.get(b"mid"):
+        return b"mid:" + found[b"mid"]
+    for match in cookies:
+        digits = MID.search(match["mid"] or match["amcv"] or b"")
+        if digits:
+            return b"mid:" + digits[1]
+    if found.get(b"fid"):
+        return b"fid:" + found[b"fid"]
+    address = headers.first(request.headers, b"x-forwarded-for") or peer.encode()
+    agent = headers.first(request.headers, b"user-agent") or b""
+    return b"ip:" + address + b" " + agent
+
+
+def lane(upstream: bytes, suites: tuple[str, ...], visitor: bytes) -> int:
+    """The order key of a hit: 63 bits, the same in every process.
+
+    Two visitors that meet in one lane are merely sent one after the other.
+    """
+    name = b"\0".join((upstream, ",".join(suites).encode(), visitor))
+    return int.from_bytes(hashlib.blake2b(name, digest_size=8).digest(), "big") >> 1
+
+
+def copy_key(request: Request) -> bytes | None:
+    """What a resent copy of a hit has in common with it; None when no copy can be told.
+
+    A client whose answer got lost sends the byte-identical request again, its random
+    segment included.
+    """
+    path, _, _ = request.target.partition(b"?")
+    match = PATH.fullmatch(path)
+    if match is None or not match["random"] or not RANDOM.fullmatch(match["random"]):
+        return None
+    seen = hashlib.blake2b(request.target, digest_size=16)
+    seen.update(b"\0" + request.method.encode() + b"\0" + request.body + b"\0")
+    seen.update(headers.first(request.headers, b"user-agent") or b"")
+    return seen.digest()

@@ -1,0 +1,115 @@
+"""Which headers of a hit are kept, and so travel on to the collection server.
+
+Rule: every end-to-end header is kept, because a dynamic variable (`v1=D=User-Agent`) may
+name any of them; what concerns one connection, one cache or one application's secrets
+is not.  Of the cookies only Adobe's own are kept: browsers do not separate cookies by
+port, so a request to localhost carries the session cookies of every other localhost app.
+Non-rule: values are never rewritten, and no header is invented (no Via, no Forwarded,
+no User-Agent of a library).
+Source: Adobe's page on HTTP headers in data collection; RFC 9110 section 7.6.1.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+
+from proxy.core.hit import Header, Headers
+
+DROPPED = frozenset(
+    {
+        # One connection only, RFC 9110 section 7.6.1.
+        b"connection",
+        b"keep-alive",
+        b"proxy-connection",
+        b"te",
+        b"trailer",
+        b"transfer-encoding",
+        b"upgrade",
+        # Written anew by whoever sends the hit on.
+        b"host",
+        b"content-length",
+        # Adobe's servers were seen to refuse POSTs with it; we answer it ourselves.
+        b"expect",
+        # Negotiation with us; upstream we read plain answers, and want whole ones.
+        b"accept-encoding",
+        b"if-match",
+        b"if-modified-since",
+        b"if-none-match",
+        b"if-range",
+        b"if-unmodified-since",
+        b"range",
+        # Between the page and us; the collection server needs no CORS.
+        b"origin",
+        b"access-control-request-headers",
+        b"access-control-request-method",
+        b"access-control-request-private-network",
+        # Secrets of other applications on this host.
+        b"authorization",
+        b"proxy-authenticate",
+        b"proxy-authorization",
+    }
+)
+ADOBE_COOKIE = re.compile(
+    rb"(?:s_vi|s_ecid|s_fid|demdex|omniture_optout|AMCVS?_[^=]*|kndctr_[^=]*)=[^;]*"
+)
+
+
+def kept(headers: Headers, peer: str) -> Headers:
+    """The headers to store, in their order.
+
+    `peer` is the address the hit came from.  It is added to X-Forwarded-For only when it
+    is a public one: with none, Adobe uses the address we send from, which is right for a
+    device behind its own router; 127.0.0.1 or a private address would only mislead.
+    """
+    dropped = DROPPED
+    stored: list[Header] = []
+    forwarded = -1
+    named: set[bytes] = set()
+    for name, value in headers:
+        low = name.lower()
+        if low in dropped:
+            if low == b"connection":
+                named.update(part.strip().lower() for part in value.split(b","))
+            continue
+        if low == b"cookie":
+            cookies = adobe_cookies(value)
+            if cookies:
+                stored.append((name, cookies))
+            continue
+        if low == b"x-forwarded-for":
+            forwarded = len(stored)
+        stored.append((name, value))
+    if is_public(peer):
+        if forwarded < 0:
+            stored.append((b"X-Forwarded-For", peer.encode()))
+        else:
+            name, value = stored[forwarded]
+            stored[forwarded] = (name, value + b", " + peer.encode())
+    if named - {b"close", b"keep-alive"}:
+        stored = [header for header in stored if header[0].lower() not in named]
+    return tuple(stored)
+
+
+def adobe_cookies(value: bytes) -> bytes:
+    """Adobe's own cookies of a Cookie header, as they stood; empty when there are none."""
+    pieces = (piece.strip() for piece in value.split(b";"))
+    return b"; ".join(piece for piece in pieces if ADOBE_COOKIE.fullmatch(piece))
+
+
+def is_public(peer: str) -> bool:
+    """Whether an address means anything outside this network."""
+    if peer.startswith("127.") or not peer:
+        return False
+    try:
+        return ipaddress.ip_address(peer).is_global
+    except ValueError:
+        return False
+
+
+def first(headers: Headers, name: bytes) -> bytes | None:
+    """The first value of a header; `name` in lower case."""
+    for key, value in headers:
+        if key.lower() == name:
+            return value
+    return None

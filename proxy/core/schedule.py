@@ -1,0 +1,184 @@
+"""Which waiting hit may be sent next: lanes, their order, and what they wait for.
+
+Rule: hits of one lane leave in order of id, one at a time; lanes do not wait for each
+other; among lanes that may send, the one with the oldest head goes first.
+Non-rule: knows ids and lanes only; neither the hits' contents nor the link, the pace or
+any clock (`now` is an argument, in seconds of a clock that only moves forward).
+Source: Adobe wants the hits of one visitor in order, visitors may interleave ("visitor
+groups" of its bulk API); docs/design/0003.
+"""
+
+from __future__ import annotations
+
+import heapq
+from array import array
+from dataclasses import dataclass, field
+from enum import Enum, auto
+
+
+class _State(Enum):
+    READY = auto()
+    FLYING = auto()
+    LATER = auto()
+    BLOCKED = auto()
+
+
+@dataclass(slots=True)
+class _Lane:
+    ids: array[int] = field(default_factory=lambda: array("q"))
+    first: int = 0  # index of the head; popping from the front of an array is not free
+    state: _State = _State.READY
+    until: float = 0.0
+
+    @property
+    def head(self) -> int:
+        return self.ids[self.first]
+
+    def __len__(self) -> int:
+        return len(self.ids) - self.first
+
+    def pop(self) -> int:
+        head = self.ids[self.first]
+        self.first += 1
+        if self.first > 256 and self.first * 2 > len(self.ids):
+            del self.ids[: self.first]
+            self.first = 0
+        return head
+
+
+class Schedule:
+    """The waiting hits the drain knows of, by lane."""
+
+    def __init__(self) -> None:
+        self._lanes: dict[int, _Lane] = {}
+        # Heaps hold hints: an entry is checked against its lane when it comes up.
+        self._ready: list[tuple[int, int]] = []
+        self._later: list[tuple[float, int]] = []
+        self._known = 0
+        self._flying = 0
+        self._sendable = 0
+
+    def __len__(self) -> int:
+        """Hits known, those in flight included."""
+        return self._known
+
+    @property
+    def flying(self) -> int:
+        return self._flying
+
+    @property
+    def sendable(self) -> int:
+        """Lanes that could send at once."""
+        return self._sendable
+
+    @property
+    def lanes(self) -> int:
+        """Lanes with a hit that waits or flies."""
+        return len(self._lanes)
+
+    def behind(self, lane: int) -> int:
+        """How many hits of a lane are known."""
+        known = self._lanes.get(lane)
+        return len(known) if known is not None else 0
+
+    def offer(self, hit: int, lane: int) -> None:
+        """A waiting hit, in order of id within its lane."""
+        known = self._lanes.get(lane)
+        if known is None:
+            known = self._lanes[lane] = _Lane()
+            self._sendable += 1
+            heapq.heappush(self._ready, (hit, lane))
+        known.ids.append(hit)
+        self._known += 1
+
+    def take(self) -> tuple[int, int] | None:
+        """The next hit to send and its lane, now in flight; None when every lane waits."""
+        while self._ready:
+            hit, lane = heapq.heappop(self._ready)
+            known = self._lanes.get(lane)
+            if known is not None and known.state is _State.READY and known.head == hit:
+                known.state = _State.FLYING
+                self._sendable -= 1
+                self._flying += 1
+                return hit, lane
+        return None
+
+    def settled(self, lane: int) -> None:
+        """The hit in flight has left the queue for good; its lane goes on."""
+        known = self._landed(lane)
+        known.pop()
+        self._known -= 1
+        self._go_on(lane, known)
+
+    def deferred(self, lane: int, until: float) -> None:
+        """The hit in flight stays the head of its lane, and not before `until`."""
+        known = self._landed(lane)
+        known.state, known.until = _State.LATER, until
+        heapq.heappush(self._later, (until, lane))
+
+    def blocked(self, lane: int) -> None:
+        """The hit in flight waits for a person, and its lane with it."""
+        known = self._landed(lane)
+        known.state = _State.BLOCKED
+
+    def dropped(self, through: int, spared: frozenset[int] | set[int] = frozenset()) -> None:
+        """Hits up to id `through` left the queue by a limit, but for `spared` ones."""
+        for lane, known in list(self._lanes.items()):
+            if known.head > through:
+                continue
+            kept = array(
+                "q", (hit for hit in known.ids[known.first :] if hit > through or hit in spared)
+            )
+            self._known -= len(known) - len(kept)
+            head = known.head
+            known.ids, known.first = kept, 0
+            if known.state is _State.FLYING:
+                continue
+            if not kept:
+                self._sendable -= known.state is _State.READY
+                del self._lanes[lane]
+            elif kept[0] != head and known.state is _State.READY:
+                heapq.heappush(self._ready, (kept[0], lane))
+
+    def release(self, now: float) -> None:
+        """Lanes whose wait is over may send again."""
+        while self._later and self._later[0][0] <= now:
+            until, lane = heapq.heappop(self._later)
+            known = self._lanes.get(lane)
+            if known is not None and known.state is _State.LATER and known.until == until:
+                self._ready_again(lane, known)
+
+    def release_all(self) -> None:
+        """Every lane may send again at once: a person said so."""
+        self._later.clear()
+        for lane, known in self._lanes.items():
+            if known.state is _State.LATER:
+                self._ready_again(lane, known)
+
+    def next_at(self) -> float | None:
+        """When the first waiting lane may send again; None when none waits for time."""
+        while self._later:
+            until, lane = self._later[0]
+            known = self._lanes.get(lane)
+            if known is not None and known.state is _State.LATER and known.until == until:
+                return until
+            heapq.heappop(self._later)
+        return None
+
+    def _ready_again(self, lane: int, known: _Lane) -> None:
+        known.state = _State.READY
+        self._sendable += 1
+        heapq.heappush(self._ready, (known.head, lane))
+
+    def _landed(self, lane: int) -> _Lane:
+        known = self._lanes[lane]
+        if known.state is not _State.FLYING:
+            raise ValueError(f"lane {lane} has no hit in flight")
+        self._flying -= 1
+        return known
+
+    def _go_on(self, lane: int, known: _Lane) -> None:
+        if len(known):
+            self._ready_again(lane, known)
+        else:
+            del self._lanes[lane]
