@@ -1,0 +1,133 @@
+"""What is to be done with a request on the beacon port: one decision, no I/O.
+
+Rule: the answer a stored hit will get is worked out before it is stored, so that nothing
+can go wrong between the commit and the 200; whatever is not stored is counted by reason.
+Non-rule: stores nothing, answers nothing, reads no clock.
+Source: the table of answers in `answer`; docs/design/0002.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from proxy.core import answer, beacon, headers, insertion, stamp, wire
+from proxy.core.answer import Answer
+from proxy.core.hit import Request, Suites
+from proxy.errors import NotABeacon
+
+# The order key needs a name for where hits go; the address of the collection server may
+# change while they wait, so it is not part of it.
+UPSTREAM = b"analytics"
+
+# The mobile SDK comes again after 30 s whatever we say; a person needs about as long.
+RETRY_AFTER_S = 30
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One row for the queue."""
+
+    lane: int
+    suites: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Take:
+    """Store `rows` with `content`, then give `answer`; `otherwise` when that fails.
+
+    `copy` is what a resent copy of this hit would have in common with it, if that can be told.
+    """
+
+    rows: tuple[Row, ...]
+    content: bytes
+    answer: Answer
+    otherwise: Answer
+    copy: bytes | None
+
+
+@dataclass(frozen=True, slots=True)
+class Refuse:
+    """Give `answer`, store nothing, count `tally`."""
+
+    tally: str
+    answer: Answer
+
+
+@dataclass(frozen=True, slots=True)
+class Identify:
+    """The identity service: pass it through while online, else `{}`; never stored."""
+
+    request: Request
+
+
+def receive(request: Request, peer: str, suites: Suites) -> Take | Refuse | Identify:
+    """What to do with a request whose size and Host were found good.
+
+    `request.target` is origin-form; `peer` is the client's address.
+    """
+    path = request.target.partition(b"?")[0]
+    origin = headers.first(request.headers, b"origin")
+    if request.method == "OPTIONS" and (path.startswith(b"/b/ss/") or path == b"/id"):
+        return Refuse("", _preflight(request, origin))
+    if path == b"/id":
+        return Identify(_kept(request, peer))
+    if request.method not in ("GET", "POST", "HEAD"):
+        known = path.startswith(b"/b/ss/")
+        return _refuse(405 if known else 404, "this method is no beacon's", "method")
+    if b"#" in request.target:
+        return _refuse(400, "a request target has no fragment", "malformed")
+    return _hit(request, peer, suites, origin)
+
+
+def _hit(request: Request, peer: str, suites: Suites, origin: bytes | None) -> Take | Refuse:
+    try:
+        said = beacon.read(request, peer)
+    except NotABeacon as error:
+        return _refuse(error.status, error.reason, "not-a-beacon")
+    except insertion.InsertionRefused as error:
+        return Refuse("refused.xml", answer.failure_xml(error.reason, origin=origin))
+    if suites.refuse_unlisted:
+        strangers = [rsid for rsid in said.suites if rsid not in suites.known]
+        if strangers:
+            return _refuse(403, "a report suite of this hit is not on the list", "unlisted")
+    callback = None
+    if said.callback is not None and said.kind.endswith("10"):
+        callback = answer.callback_of(said.callback)
+        if callback is None:
+            return _refuse(400, "callback is not the name of a function", "callback")
+    kept = _kept(request, peer)
+    rows = tuple(
+        Row(beacon.lane(UPSTREAM, part or said.suites, said.visitor), part)
+        for part in stamp.rows(said.suites, suites)
+    )
+    accepted = answer.accepted(said.kind, method=request.method, origin=origin, callback=callback)
+    otherwise = answer.unstored(RETRY_AFTER_S, origin=origin)
+    return Take(rows, wire.pack(kept), accepted, otherwise, beacon.copy_key(request))
+
+
+def _kept(request: Request, peer: str) -> Request:
+    return Request(
+        request.method, request.target, headers.kept(request.headers, peer), request.body
+    )
+
+
+def _preflight(request: Request, origin: bytes | None) -> Answer:
+    asked = {name.lower(): value for name, value in request.headers}
+    return answer.preflight(
+        origin,
+        asked.get(b"access-control-request-method"),
+        asked.get(b"access-control-request-headers"),
+        b"access-control-request-private-network" in asked,
+    )
+
+
+def _refuse(status: int, reason: str, tally: str) -> Refuse:
+    return Refuse(f"refused.{tally}", answer.refused(status, reason))
+
+
+def stored(content: bytes) -> Request:
+    """The request in a row's content, for telling copies of it; an empty one when damaged."""
+    try:
+        return wire.unpack(content)
+    except ValueError:
+        return Request("GET", b"/")

@@ -1,0 +1,329 @@
+"""The beacon port: reads requests, has them judged, stores hits, answers.
+
+Rule: 200 only after the queue has committed; 503 when it cannot; every refusal is exact
+and counted.  Hit contents never reach a log.
+Non-rule: what a request means is the core's business (`core.reception`), how a hit is
+stored the queue's.
+Source: aiohttp's low-level server, which spares routes and middlewares a hit has no use
+for; docs/design/0001.  Its `handler_cancellation` stays off: a client that hangs up does
+not undo a hit, held by a test.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import ssl
+from collections import OrderedDict
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from aiohttp import web
+from aiohttp.http_exceptions import LineTooLong
+
+from proxy.core import answer, beacon, guard, headers, reception
+from proxy.core.answer import Answer
+from proxy.core.hit import NewHit, Received, Request, Suites
+from proxy.core.reception import Identify, Refuse, Take
+from proxy.errors import QueueError, QueueFull
+
+# A page sends in a burst, then idles; a head that is not whole by then never will be.
+IDLE_S = 30.0
+BODY_S = 10.0
+LINGER_S = 2.0
+MOST_CONNECTIONS = 2_000
+
+# A trackOffline client resends every 500 ms while it fails; ten minutes cover a client
+# that was suspended between, 65,536 hits cover that time at 100 hits a second.
+COPY_WINDOW_S = 600.0
+MOST_COPIES = 65_536
+# After a restart only hits whose answer never left can come again: those of the last commits.
+COPIES_AFTER_RESTART = 4_096
+
+
+class Store(Protocol):
+    """What the intake asks of the queue."""
+
+    async def add(self, hits: Sequence[NewHit]) -> list[int]: ...
+
+    async def newest(self, count: int) -> list[bytes]: ...
+
+    def tally(self, name: str) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Listening:
+    """Where and how to listen: `address` is `host:port`; with `tls`, over TLS."""
+
+    host: str
+    port: int
+    max_request: int = 256 * 1024
+    allowed_hosts: tuple[str, ...] = ()
+    tls: ssl.SSLContext | None = None
+
+
+@dataclass(slots=True)
+class Copies:
+    """Hits seen lately, by what a resent copy has in common with them.
+
+    The value is when it was seen and, until its commit, the future of that commit.
+    """
+
+    seen: OrderedDict[bytes, tuple[float, asyncio.Future[None] | None]] = field(
+        default_factory=OrderedDict
+    )
+
+    def find(self, key: bytes, now: float) -> tuple[float, asyncio.Future[None] | None] | None:
+        entry = self.seen.get(key)
+        return entry if entry is not None and now - entry[0] < COPY_WINDOW_S else None
+
+    def remember(self, key: bytes, now: float, commit: asyncio.Future[None] | None) -> None:
+        self.seen[key] = (now, commit)
+        self.seen.move_to_end(key)
+        while (
+            len(self.seen) > MOST_COPIES or now - next(iter(self.seen.values()))[0] > COPY_WINDOW_S
+        ):
+            self.seen.popitem(last=False)
+
+
+class Intake:
+    """Takes hits on one or more addresses.
+
+    `received` gives the instant of receipt; `identify` asks the collection server for
+    `/id` and gives None when it cannot be asked.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        suites: Suites,
+        received: Callable[[], Received],
+        identify: Callable[[Request], Awaitable[bytes | None]],
+    ) -> None:
+        self.suites = suites
+        self._store = store
+        self._received = received
+        self._identify = identify
+        self._copies = Copies()
+        self._servers: list[tuple[asyncio.Server, web.Server]] = []
+
+    async def start(self, where: Listening) -> tuple[str, int]:
+        """Listen; the address really bound.  OSError when it cannot be."""
+        server = _Server(self, where)
+        listener = await asyncio.get_running_loop().create_server(
+            server, where.host, where.port, ssl=where.tls, backlog=1024
+        )
+        self._servers.append((listener, server))
+        host, port = listener.sockets[0].getsockname()[:2]
+        return host, port
+
+    async def remember_newest(self) -> None:
+        """Know the hits stored last, whose answers a crash may have kept from their clients."""
+        now = asyncio.get_running_loop().time()
+        for content in await self._store.newest(COPIES_AFTER_RESTART):
+            key = beacon.copy_key(reception.stored(content))
+            if key is not None:
+                self._copies.remember(key, now, None)
+
+    async def close(self, grace_s: float) -> None:
+        """Take no more; requests under way are answered, for `grace_s` at most."""
+        for listener, server in self._servers:
+            listener.close()
+            server.pre_shutdown()
+        for _, server in self._servers:
+            await server.shutdown(grace_s)
+
+    async def answer(self, message: web.BaseRequest, where: Listening) -> Answer:
+        """The answer to one request."""
+        target = _origin_form(message.raw_path)
+        if target is None:
+            return self._refuse(
+                400, "the request target is neither a path nor an address", "malformed"
+            )
+        raw = tuple(message.raw_headers)
+        absolute = not message.raw_path.startswith("/")
+        host = headers.first(raw, b"host") or b""
+        # An absolute target names its own host, and no browser sends one to us.
+        if not absolute and host and not guard.is_our_host(host, where.host, where.allowed_hosts):
+            return self._refuse(
+                421, "this name is not ours: listen.allowed_hosts would allow it", "host"
+            )
+        if len(target) + sum(len(n) + len(v) for n, v in raw) > where.max_request:
+            return self._refuse(414, "the request is larger than listen.max_request", "too-large")
+        body = b""
+        if message.can_read_body:
+            read = await self._body(message, where.max_request - len(target))
+            if isinstance(read, Answer):
+                return read
+            body = read
+        request = Request(message.method, target, raw, body)
+        todo = reception.receive(request, message.remote or "", self.suites)
+        match todo:
+            case Take():
+                return await self._take(todo)
+            case Refuse():
+                if todo.tally:
+                    self._store.tally(todo.tally)
+                return todo.answer
+            case Identify():
+                found = await self._identify(todo.request)
+                origin = headers.first(raw, b"origin")
+                return answer.identity(origin) if found is None else answer.identity(origin, found)
+
+    async def _take(self, take: Take) -> Answer:
+        if take.copy is None:
+            return await self._store_hit(take)
+        loop = asyncio.get_running_loop()
+        seen = self._copies.find(take.copy, loop.time())
+        if seen is None:
+            commit: asyncio.Future[None] = loop.create_future()
+            self._copies.remember(take.copy, loop.time(), commit)
+            try:
+                got = await self._store_hit(take)
+            finally:
+                commit.set_result(None)
+                self._copies.seen.pop(take.copy, None)
+            if got.status == 200:
+                self._copies.remember(take.copy, loop.time(), None)
+            return got
+        _, pending = seen
+        if pending is not None:
+            # The first one is on its way to the disk; its fate is the copy's.
+            await asyncio.wait([pending])
+            return await self._take(take)
+        self._store.tally("repeated")
+        return take.answer
+
+    async def _store_hit(self, take: Take) -> Answer:
+        at = self._received()
+        hits = [NewHit(row.lane, at, take.content, row.suites) for row in take.rows]
+        try:
+            await self._store.add(hits)
+        except QueueFull as error:
+            self._store.tally(f"refused.{error.reason}")
+            return take.otherwise
+        except QueueError:
+            self._store.tally("refused.storage")
+            return take.otherwise
+        return take.answer
+
+    async def _body(self, message: web.BaseRequest, most: int) -> bytes | Answer:
+        """The whole body; 413 as soon as it is known to be too large, 408 when it stalls."""
+        too_large = 413, "the body is larger than listen.max_request allows", "too-large"
+        if message.content_length is not None and message.content_length > most:
+            return self._refuse(*too_large)
+        if message.headers.get("Expect", "").lower() == "100-continue" and message.transport:
+            message.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+        body = b""
+        try:
+            async with asyncio.timeout(BODY_S):
+                while chunk := await message.content.readany():
+                    body += chunk
+                    if len(body) > most:
+                        return self._refuse(*too_large)
+        except TimeoutError:
+            return self._refuse(408, "the body did not arrive in time", "timeout")
+        except web.RequestPayloadError:
+            return self._refuse(400, "the body is not framed as HTTP wants it", "malformed")
+        return body
+
+    def _refuse(self, status: int, reason: str, tally: str) -> Answer:
+        self._store.tally(f"refused.{tally}")
+        return answer.refused(status, reason)
+
+    def malformed(self, error: BaseException | None) -> Answer:
+        """What aiohttp's parser would not read."""
+        if isinstance(error, LineTooLong):
+            return self._refuse(414, "the request is larger than listen.max_request", "too-large")
+        return self._refuse(400, "not HTTP as this port wants it", "malformed")
+
+
+class _Server(web.Server):
+    """aiohttp's low-level server with connections that speak our answers."""
+
+    def __init__(self, intake: Intake, where: Listening) -> None:
+        super().__init__(self._handle)
+        self._intake, self._where = intake, where
+
+    def __call__(self) -> web.RequestHandler:
+        return _Connection(
+            self,
+            self._intake,
+            loop=asyncio.get_running_loop(),
+            keepalive_timeout=IDLE_S,
+            access_log=None,  # a log line of a hit would hold its contents
+            logger=_SILENT,
+            max_line_size=self._where.max_request,
+            max_field_size=self._where.max_request,
+            max_headers=200,
+            lingering_time=LINGER_S,
+            auto_decompress=False,
+        )
+
+    async def _handle(self, message: web.BaseRequest) -> web.StreamResponse:
+        return _response(await self._intake.answer(message, self._where))
+
+
+class _Connection(web.RequestHandler):
+    """One client; what cannot be parsed is answered and counted as everything else is."""
+
+    __slots__ = ("_intake",)
+
+    def __init__(self, server: web.Server, intake: Intake, **settings: object) -> None:
+        super().__init__(server, **settings)  # type: ignore[arg-type]
+        self._intake = intake
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert self._manager is not None  # noqa: S101 - aiohttp's own contract
+        if len(self._manager.connections) >= MOST_CONNECTIONS:
+            transport.close()
+            return
+        super().connection_made(transport)
+
+    def handle_error(
+        self,
+        request: web.BaseRequest,  # noqa: ARG002 - aiohttp's signature
+        status: int = 500,
+        exc: BaseException | None = None,
+        message: str | None = None,  # noqa: ARG002
+    ) -> web.StreamResponse:
+        if status == 500:
+            # A bug of ours: the log has the traceback, without the request.
+            logging.getLogger(__name__).error("intake failed", exc_info=exc)
+            found = answer.unstored(reception.RETRY_AFTER_S)
+        else:
+            found = self._intake.malformed(exc)
+        response = _response(found)
+        response.force_close()
+        return response
+
+
+def _response(given: Answer) -> web.Response:
+    response = web.Response(status=given.status, body=given.body)
+    for name, value in given.headers:
+        response.headers.add(name.decode("ascii"), value.decode("latin-1"))
+    response.headers["Server"] = "trackoffline"
+    if given.status in (408, 413, 414):
+        response.force_close()
+    return response
+
+
+def _origin_form(path: str) -> bytes | None:
+    """The request target as `/path?query`, whichever of its forms the client used."""
+    raw = path.encode("utf-8", "surrogateescape")
+    if raw.startswith(b"/"):
+        return raw
+    scheme, found, rest = raw.partition(b"://")
+    if not found or scheme.lower() not in (b"http", b"https"):
+        return None
+    authority_ends = min((i for i in (rest.find(b"/"), rest.find(b"?")) if i >= 0), default=-1)
+    if authority_ends < 0:
+        return b"/"
+    rest = rest[authority_ends:]
+    return rest if rest.startswith(b"/") else b"/" + rest
+
+
+_SILENT = logging.getLogger("proxy.silent")
+_SILENT.addHandler(logging.NullHandler())
+_SILENT.propagate = False

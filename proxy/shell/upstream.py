@@ -1,0 +1,148 @@
+"""Sends one hit to the collection server, and turns what comes of it into a value.
+
+Rule: one call is one request on the wire, its bytes as given; every exception of the
+client library becomes a `Failure` here, and nothing else imports that library's client.
+Non-rule: judges nothing (`core.verdict` does), retries nothing, follows nothing.
+Source: aiohttp's client reference; docs/design/0007 on the private switch below.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+from dataclasses import dataclass
+
+import aiohttp
+from multidict import CIMultiDict
+from yarl import URL
+
+from proxy.core.hit import Failure, Fault, Reply, Request
+
+MOST_REPLY = 64 * 1024  # the collection server answers with 43 bytes
+# Adobe's sample answers say `Keep-Alive: timeout=15`; a connection we drop first is one
+# on which no hit can meet the server's closing.
+IDLE_S = 10.0
+MOST_CONNECT_S = 10.0
+# What the library would add of its own: none of it may reach Adobe (a User-Agent of a
+# library decides the browser report), and an encoded answer we could not read.
+NOT_OURS = ("User-Agent", "Accept", "Accept-Encoding", "Content-Type")
+
+
+@dataclass(frozen=True, slots=True)
+class Where:
+    """The collection server: `https://host[:port]`, seconds for a whole exchange."""
+
+    server: str
+    timeout_s: float = 30.0
+    tls: ssl.SSLContext | None = None
+
+    @property
+    def url(self) -> URL:
+        return URL(self.server)
+
+    @property
+    def authority(self) -> bytes:
+        """Host, and port unless it is the scheme's own, as a Host header has it."""
+        return self.url.authority.encode()
+
+
+class Upstream:
+    """A connection pool to one collection server; made inside a running loop."""
+
+    def __init__(self, where: Where) -> None:
+        self.where = where
+        self._origin = str(where.url.origin())
+        connect_s = min(MOST_CONNECT_S, where.timeout_s / 2)
+        self._connect_s = connect_s
+        self._session = aiohttp.ClientSession(
+            # The drain's window bounds what is in flight; the pool must not queue behind it.
+            connector=aiohttp.TCPConnector(
+                limit=0, keepalive_timeout=IDLE_S, ssl=where.tls or True
+            ),
+            timeout=aiohttp.ClientTimeout(total=where.timeout_s, connect=connect_s),
+            cookie_jar=aiohttp.DummyCookieJar(),
+            skip_auto_headers=NOT_OURS,
+            auto_decompress=False,
+            trust_env=False,  # a proxy comes from our configuration or not at all
+        )
+        # aiohttp sends a GET a second time when the connection drops before the answer:
+        # for a beacon that is a double count behind our back.  There is no public switch;
+        # a test counts what the fake collection server received.
+        self._session._retry_connection = False  # noqa: SLF001
+
+    async def send(self, request: Request) -> Reply | Failure:
+        """What came back, or why nothing whole did."""
+        url = URL(self._origin + request.target.decode("ascii"), encoded=True)
+        body = request.body if request.method == "POST" else None
+        try:
+            async with self._session.request(
+                request.method, url, headers=_text(request), data=body, allow_redirects=False
+            ) as response:
+                start = await _read(response)
+                if start is None:
+                    response.close()
+                    return Failure(Fault.ENDLESS, f"no end within {MOST_REPLY} bytes")
+                headers = tuple((name.lower(), value) for name, value in response.raw_headers)
+                return Reply(response.status, headers, start)
+        except (aiohttp.ClientError, OSError, TimeoutError, ValueError) as error:
+            return _failure(error)
+
+    async def probe(self) -> Failure | None:
+        """Reach the collection server without sending anything; None when that works."""
+        url = self.where.url
+        tls = None
+        if url.scheme == "https":
+            tls = self.where.tls or ssl.create_default_context()
+        try:
+            async with asyncio.timeout(self._connect_s):
+                _, writer = await asyncio.open_connection(
+                    url.host, url.port, ssl=tls, happy_eyeballs_delay=0.25
+                )
+        except (OSError, TimeoutError) as error:
+            return _failure(error)
+        writer.transport.abort()
+        return None
+
+    async def close(self) -> None:
+        await self._session.close()
+
+
+async def _read(response: aiohttp.ClientResponse) -> bytes | None:
+    """The body; None when it does not end where an answer should."""
+    start = b""
+    while chunk := await response.content.readany():
+        start += chunk
+        if len(start) > MOST_REPLY:
+            return None
+    return start
+
+
+def _text(request: Request) -> CIMultiDict[str]:
+    # The library writes headers as UTF-8, so only what is no UTF-8 changes on its way.
+    headers: CIMultiDict[str] = CIMultiDict()
+    for name, value in request.headers:
+        try:
+            text = value.decode("utf-8")
+        except UnicodeDecodeError:
+            text = value.decode("latin-1")
+        headers.add(name.decode("latin-1"), text)
+    return headers
+
+
+def _failure(error: Exception) -> Failure:
+    """The table of what can go wrong, most certain first; all before CUT sent nothing."""
+    detail = f"{type(error).__name__}: {error}".splitlines()[0][:200]
+    kinds: tuple[tuple[type[Exception] | tuple[type[Exception], ...], Fault], ...] = (
+        (aiohttp.ConnectionTimeoutError, Fault.CONNECT_TIMEOUT),
+        (aiohttp.ClientConnectorDNSError, Fault.DNS),
+        ((aiohttp.ClientSSLError, ssl.SSLError, ssl.CertificateError), Fault.TLS),
+        (aiohttp.ClientConnectorError, Fault.CONNECT),
+        ((aiohttp.ServerDisconnectedError, aiohttp.ClientPayloadError), Fault.CUT),
+        ((aiohttp.ServerTimeoutError, TimeoutError), Fault.TIMEOUT),
+        ((aiohttp.ClientResponseError, ValueError), Fault.MALFORMED),
+        ((aiohttp.ClientError, OSError), Fault.CUT),
+    )
+    for kind, fault in kinds:
+        if isinstance(error, kind):
+            return Failure(fault, detail)
+    return Failure(Fault.CUT, detail)
