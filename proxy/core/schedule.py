@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import heapq
 from array import array
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import Enum, auto
 
@@ -91,17 +92,34 @@ class Schedule:
         known.ids.append(hit)
         self._known += 1
 
-    def take(self) -> tuple[int, int] | None:
-        """The next hit to send and its lane, now in flight; None when every lane waits."""
+    def take(self, turn: Callable[[int], int] | None = None) -> tuple[int, int] | None:
+        """The next hit to send and its lane, now in flight; None when every lane waits.
+
+        `turn` puts lanes in an order of its own before that of their heads: while a link is
+        unproven, one lane whose hits always fail must not be the only one tried.
+        """
+        passed: list[tuple[int, int]] = []
+        best: tuple[int, int, int] | None = None
         while self._ready:
             hit, lane = heapq.heappop(self._ready)
             known = self._lanes.get(lane)
-            if known is not None and known.state is _State.READY and known.head == hit:
-                known.state = _State.FLYING
-                self._sendable -= 1
-                self._flying += 1
-                return hit, lane
-        return None
+            if known is None or known.state is not _State.READY or known.head != hit:
+                continue
+            number = turn(lane) if turn is not None else 0
+            passed.append((hit, lane))
+            best = min(best, (number, hit, lane)) if best is not None else (number, hit, lane)
+            if number == 0:
+                break
+        for entry in passed:
+            if best is not None and entry != best[1:]:
+                heapq.heappush(self._ready, entry)
+        if best is None:
+            return None
+        _, hit, lane = best
+        self._lanes[lane].state = _State.FLYING
+        self._sendable -= 1
+        self._flying += 1
+        return hit, lane
 
     def settled(self, lane: int) -> None:
         """The hit in flight has left the queue for good; its lane goes on."""

@@ -153,7 +153,7 @@ class Queue:
         self._tallies: dict[str, int] = {}
         self._untold = False  # tallies the file does not know yet
         self._work = asyncio.Event()
-        self._closing = False
+        self._closing = self._closed = False
         self._ended: asyncio.Event | None = None
         self._free: tuple[float, int] = (-1.0, 0)
         self.last_error: str | None = None
@@ -198,7 +198,9 @@ class Queue:
 
     async def close(self) -> None:
         """Commit what was asked for, then close; the caller has ended its adds."""
-        self._closing = True
+        if self._closed:
+            return
+        self._closed = self._closing = True
         self._work.set()
         if self._ended is not None:
             await self._ended.wait()
@@ -220,7 +222,7 @@ class Queue:
             self._book.ledger,
             self._adding_hits + len(hits),
             self._adding_bytes + size,
-            self._free_disk(),
+            self.free_disk(),
             self.limits,
         )
         if reason is not None:
@@ -302,6 +304,11 @@ class Queue:
     @property
     def boots(self) -> Boots:
         return self._book.boots
+
+    @property
+    def last_id(self) -> int:
+        """The id of the hit accepted last."""
+        return self._book.last_id
 
     @property
     def gone(self) -> tuple[int, frozenset[int]]:
@@ -544,7 +551,7 @@ class Queue:
     def _offset(self) -> int:
         return self.clock.wall_ms() - self.clock.ms()
 
-    def _free_disk(self) -> int:
+    def free_disk(self) -> int:
         """Bytes free where the file lies, measured at most twice a second."""
         now = asyncio.get_running_loop().time()
         if now - self._free[0] > 0.5:

@@ -9,6 +9,7 @@ Source: aiohttp's client reference; docs/design/0007 on the private switch below
 from __future__ import annotations
 
 import asyncio
+import socket
 import ssl
 from dataclasses import dataclass
 
@@ -99,7 +100,7 @@ class Upstream:
                     url.host, url.port, ssl=tls, happy_eyeballs_delay=0.25
                 )
         except (OSError, TimeoutError) as error:
-            return _failure(error)
+            return _unreached(error)
         writer.transport.abort()
         return None
 
@@ -127,6 +128,17 @@ def _text(request: Request) -> CIMultiDict[str]:
             text = value.decode("latin-1")
         headers.add(name.decode("latin-1"), text)
     return headers
+
+
+def _unreached(error: OSError | TimeoutError) -> Failure:
+    detail = f"{type(error).__name__}: {error}"[:200]
+    if isinstance(error, socket.gaierror):
+        return Failure(Fault.DNS, detail)
+    if isinstance(error, ssl.SSLError):
+        return Failure(Fault.TLS, detail)
+    return Failure(
+        Fault.CONNECT_TIMEOUT if isinstance(error, TimeoutError) else Fault.CONNECT, detail
+    )
 
 
 def _failure(error: Exception) -> Failure:

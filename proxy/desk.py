@@ -1,0 +1,229 @@
+"""What a person can ask of a running daemon, and tell it: the words behind every verb.
+
+Rule: one place for the page, the API and the command line; each answer is plain data whose
+field names are a contract (unknown fields may appear, known ones stay).
+Non-rule: no HTTP and no terminal; who may ask is the admin listener's business.
+Source: the design's list of status fields; Tailscale's and Syncthing's status for "held by
+you" being something else than "broken".
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import structlog
+
+from proxy import __version__
+from proxy.core import limits
+from proxy.core.link import State
+from proxy.drain import Drain
+from proxy.shell.queue import DeadLetter, Queue
+
+log = structlog.get_logger()
+
+OFFLINE = "offline_until"  # the setting that survives restarts: Unix ms, or FOR_EVER
+FOR_EVER = "for-ever"
+MOST_LETTERS = 10_000
+
+
+@dataclass(slots=True)
+class Desk:
+    """The daemon as a person sees it.  `drain` is None in capture mode."""
+
+    queue: Queue
+    drain: Drain | None
+    server: str | None
+    started: float
+    loop_time: Callable[[], float]
+    offline_until_ms: float | None = None  # None: not held; inf: until told otherwise
+
+    # -- looking -------------------------------------------------------------------------
+
+    def state(self) -> str:
+        """`capture | online | offline | held | refusing`, the most pressing one."""
+        if self.refusing() is not None:
+            return "refusing"
+        if self.drain is None:
+            return "capture"
+        if self.offline_until_ms is not None:
+            return "held"
+        return "online" if self.drain.link.state is State.ONLINE else "offline"
+
+    def refusing(self) -> str | None:
+        """Why a new hit would be refused now; None when it would be stored."""
+        queue = self.queue
+        if queue.last_error is not None:
+            return queue.last_error
+        return limits.reached(queue.ledger, 1, 1, queue.free_disk(), queue.limits)
+
+    async def status(self) -> dict[str, Any]:
+        """Everything an operator looks at first; seconds, bytes and counts."""
+        queue, drain = self.queue, self.drain
+        oldest = await queue.oldest_waiting()
+        tallies = queue.tallies
+        refusals = {
+            name.removeprefix("refused."): count
+            for name, count in sorted(tallies.items())
+            if name.startswith("refused.")
+        }
+        ledger = queue.ledger
+        held = await queue.held_suites() if ledger.held else {}
+        now_ms = queue.clock.ms()
+        found: dict[str, Any] = {
+            "state": self.state(),
+            **asdict(ledger),
+            "refused": sum(refusals.values()),
+            "refused_by_reason": refusals,
+            "repeated": tallies.get("repeated", 0),
+            "oldest_waiting_seconds": (
+                0.0 if oldest is None else queue.boots.age_ms(oldest, now_ms) / 1000
+            ),
+            "balanced": ledger.balanced,
+            "refusing": self.refusing(),
+            "held_suites": {
+                suites: {"hits": count, "reason": reason}
+                for suites, (count, reason) in held.items()
+            },
+            "version": __version__,
+            "pid": os.getpid(),
+            "uptime_seconds": self.loop_time() - self.started,
+            "queue_path": str(queue.path),
+            "free_disk_bytes": queue.free_disk(),
+            "upstream": self.server,
+            "forwarding": None,
+        }
+        if drain is not None:
+            found["forwarding"] = self._forwarding(drain)
+        return found
+
+    def _forwarding(self, drain: Drain) -> dict[str, Any]:
+        now = self.loop_time()
+        next_try = drain.link.next_wake(now)
+        until = self.offline_until_ms
+        return {
+            "link": str(drain.link.state),
+            "since_ms": drain.since_ms,
+            "next_try_seconds": None if next_try is None else max(0.0, next_try - now),
+            "last_failure": drain.last_failure,
+            "last_delivery_ms": drain.last_delivery_ms,
+            "in_flight": drain.in_flight,
+            "window": drain.link.window,
+            "hits_per_second_allowed": drain.pace.limit(now),
+            "sends": dict(drain.results),
+            "held_until_ms": until if until is not None and until != float("inf") else None,
+        }
+
+    async def can_store(self) -> bool:
+        """Ready: a hit that came now would be kept."""
+        return self.refusing() is None
+
+    # -- telling -------------------------------------------------------------------------
+
+    async def go_offline(self, for_s: float | None = None) -> None:
+        """Send nothing until told otherwise, or for so many seconds; survives restarts."""
+        until = float("inf") if for_s is None else self.queue.clock.wall_ms() + for_s * 1000
+        value = FOR_EVER if for_s is None else str(int(until))
+        await self.queue.set(OFFLINE, value)
+        self._held(until)
+        log.warning("held offline by a person", seconds=for_s)
+
+    async def go_online(self) -> None:
+        await self.queue.set(OFFLINE, None)
+        self._held(None)
+        log.info("forwarding again")
+
+    def retry(self) -> None:
+        """Try the collection server at once."""
+        if self.drain is not None:
+            self.drain.retry()
+
+    async def remember(self) -> None:
+        """What a person asked for before the last restart."""
+        value = await self.queue.setting(OFFLINE)
+        if value is not None:
+            self._held(float("inf") if value == FOR_EVER else float(value))
+
+    async def end_of_hold(self) -> float | None:
+        """Go online when the hold is over; else the seconds left, None when there is none."""
+        if self.offline_until_ms is None or self.offline_until_ms == float("inf"):
+            return None
+        left_s = (self.offline_until_ms - self.queue.clock.wall_ms()) / 1000
+        if left_s <= 0:
+            await self.go_online()
+            return None
+        return left_s
+
+    def _held(self, until_ms: float | None) -> None:
+        self.offline_until_ms = until_ms
+        if self.drain is not None:
+            self.drain.pause(until_ms is not None)
+
+    # -- dead letters --------------------------------------------------------------------
+
+    async def dead_letters(self, after: int, limit: int) -> list[dict[str, Any]]:
+        """A page of dead letters, oldest first, without the hits' contents."""
+        letters = await self.queue.dead_letters(after, min(limit, MOST_LETTERS))
+        return [self._letter(letter) for letter in letters]
+
+    async def export(self, after: int, limit: int) -> list[str]:
+        """A page of dead letters as JSON lines, with everything needed to send them again."""
+        letters = await self.queue.dead_letters(after, min(limit, MOST_LETTERS))
+        return [json.dumps(self._letter(letter) | _contents(letter)) for letter in letters]
+
+    async def requeue(self, ids: list[int] | None) -> int:
+        """These dead letters wait again, or all of them; how many."""
+        return await self._each(ids, self.queue.requeue)
+
+    async def discard(self, ids: list[int] | None) -> int:
+        """Give these dead letters up, or all of them; how many."""
+        return await self._each(ids, self.queue.discard)
+
+    async def _each(self, ids: list[int] | None, do: Callable[[list[int]], Any]) -> int:
+        if ids is not None:
+            count: int = await do(ids)
+            return count
+        total, after = 0, 0
+        while letters := await self.queue.dead_letters(after, 500):
+            after = letters[-1].hit.id
+            total += await do([letter.hit.id for letter in letters])
+        return total
+
+    def _letter(self, letter: DeadLetter) -> dict[str, Any]:
+        path = letter.hit.request.target.partition(b"?")[0].split(b"/")
+        suites = ",".join(letter.hit.suites) or (path[3].decode("latin-1") if len(path) > 3 else "")
+        return {
+            "id": letter.hit.id,
+            "reason": letter.reason,
+            "status": letter.status,
+            "tries": letter.tries,
+            "suites": suites,
+            "received_ms": self.queue.boots.wall_ms(letter.hit.received),
+            "died_ms": letter.died_ms,
+            "ambiguous": letter.hit.ambiguous,
+        }
+
+
+def _contents(letter: DeadLetter) -> dict[str, Any]:
+    request = letter.hit.request
+    return {
+        "method": request.method,
+        "target": request.target.decode("latin-1"),
+        "headers": [[n.decode("latin-1"), v.decode("latin-1")] for n, v in request.headers],
+        "body": request.body.decode("latin-1"),
+    }
+
+
+async def keep_house(desk: Desk) -> None:
+    """Tidy the queue now and then, and end a hold in time."""
+    while True:
+        await desk.queue.tidy()
+        left_s = await desk.end_of_hold()
+        await asyncio.sleep(min(TIDY_S, left_s if left_s is not None else TIDY_S))
+
+
+TIDY_S = 10.0
