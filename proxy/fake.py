@@ -873,8 +873,6 @@ class _Connection(asyncio.Protocol):
         self._transport = transport
         self._secure = transport.get_extra_info("sslcontext") is not None
         self._number = self._collector._opened(self)  # noqa: SLF001 - the two are one
-        if not self._collector._listening:  # noqa: SLF001 - accepted as the link was cut
-            transport.abort()
 
     def data_received(self, data: bytes) -> None:
         self._buffer += data

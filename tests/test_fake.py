@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import shutil
 import signal
+import socket
 import ssl
 import subprocess
 import sys
@@ -339,6 +340,17 @@ async def test_one_who_asks_and_never_reads_cannot_fill_the_memory(adobe: FakeCo
     assert adobe.counts.answered == 3000
 
 
+async def test_behind_a_request_that_hangs_nothing_more_is_read(adobe: FakeCollector) -> None:
+    """What is sent ahead stays with the one who sends it."""
+    adobe.will(timeout())
+    async with connected(adobe) as client:
+        client.send(get() + b"x" * (64 << 20))
+        await adobe.wait_for(1)
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.3):
+                await client.writer.drain()
+
+
 async def test_memory_is_bounded_on_request() -> None:
     """`keep` is how many of the last requests stay; the counts go on."""
     async with FakeCollector(keep=0) as none, FakeCollector(keep=2) as two:
@@ -449,10 +461,8 @@ async def test_latency_delays_the_answer_and_not_the_request(adobe: FakeCollecto
     loop = asyncio.get_running_loop()
     async with connected(adobe) as client:
         for _ in range(2):
-            sent = loop.time()
             assert (await client.ask())[0] == 200
-            assert loop.time() - sent >= 0.049
-            assert adobe.received[-1].at - sent < 0.049
+            assert loop.time() - adobe.received[-1].at >= 0.048
 
 
 async def test_jitter_is_the_same_each_time_and_never_negative() -> None:
@@ -558,10 +568,9 @@ async def test_a_slow_close_comes_after_the_answer(adobe: FakeCollector) -> None
     loop = asyncio.get_running_loop()
     async with connected(adobe) as client:
         _, headers, _ = await client.ask()
-        answered = loop.time()
         assert headers[b"connection"] == b"close"
         assert await client.rest() == b""
-        assert loop.time() - answered >= 0.02
+        assert loop.time() - adobe.received[0].at >= 0.028
 
 
 async def test_a_close_unannounced_swallows_the_next_request(adobe: FakeCollector) -> None:
@@ -641,13 +650,15 @@ async def test_garbage_is_no_http(adobe: FakeCollector) -> None:
 
 
 async def test_an_endless_body_ends_only_when_the_client_goes(adobe: FakeCollector) -> None:
-    """It is as fast as it is read, and the server's memory does not grow."""
+    """It is as fast as it is read, and waits in no memory of the server's."""
     adobe.will(endless_body())
     async with connected(adobe) as client:
         client.send(get())
         assert b"chunked" in await client.reader.readuntil(b"\r\n\r\n")
         await client.reader.readexactly(2_000_000)
         [connection] = adobe._connections
+        for _ in range(5000):  # turns of the loop in which it could write, and nobody reads
+            await asyncio.sleep(0)
         assert connection._transport.get_write_buffer_size() < 1_000_000
     await adobe.until(lambda: adobe.received[0].over)
     assert adobe.answered == []
@@ -704,23 +715,25 @@ async def test_a_rate_limit_refuses_what_comes_faster() -> None:
 
 async def test_a_rate_limit_works_at_the_door(adobe: FakeCollector) -> None:
     """As the default, under other faults."""
-    adobe.always(rate_limit(3) | latency(0.001))
+    adobe.always(rate_limit(0.01) | latency(0.001))
     async with connected(adobe) as client:
-        codes = [(await client.ask())[0] for _ in range(4)]
-    assert codes == [200, 200, 200, 429]
+        codes = [(await client.ask())[0] for _ in range(3)]
+    assert codes == [200, 429, 429]
 
 
 async def test_only_so_many_are_served_at_a_time(adobe: FakeCollector) -> None:
     """The next one is refused, and a slot is free again once its request is over."""
-    adobe.always(slots(2, timeout(0.02)))
+    adobe.always(slots(2, timeout()))
     async with connected(adobe) as one, connected(adobe) as two, connected(adobe) as three:
         one.send(get())
         two.send(get())
         await adobe.wait_for(2)
         assert (await three.ask())[0] == 503
+        one.writer.transport.abort()
         await adobe.until(lambda: adobe.received[0].over)
         three.send(get())
-        assert await three.rest() == b""
+        await adobe.wait_for(4)
+        assert adobe.counts.in_flight == 2
 
 
 async def test_a_choice_of_ones_own(adobe: FakeCollector) -> None:
@@ -776,6 +789,16 @@ async def test_a_request_can_take_the_link_down(adobe: FakeCollector) -> None:
     async with connected(adobe) as client:
         assert (await client.ask())[0] == 200
     assert adobe.counts.in_flight == 0
+
+
+async def test_a_connection_accepted_as_the_link_goes_is_closed(adobe: FakeCollector) -> None:
+    """Before anything of the event loop had seen it."""
+    with socket.create_connection((adobe.host, adobe.port)) as early:
+        early.settimeout(10)
+        adobe._accept()
+        assert len(adobe._accepting) == 1
+        await adobe.cut()
+        assert (early.recv(1), adobe.counts.opened) == (b"", 0)
 
 
 async def test_it_stops_at_once_whatever_hangs() -> None:
