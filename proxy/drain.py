@@ -11,7 +11,7 @@ Source: nullmailer's send loop for the shape; docs/design/0003, 0008.
 from __future__ import annotations
 
 import asyncio
-from collections import Counter, OrderedDict
+from collections import Counter, OrderedDict, deque
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
@@ -24,18 +24,19 @@ from proxy.core.link import Flight, Link, State
 from proxy.core.moment import Boots
 from proxy.core.pace import Pace
 from proxy.core.schedule import Schedule
+from proxy.core.unread import Unread
 from proxy.core.verdict import Delivered, Follow, LinkDown, Refused, Retry
 from proxy.errors import NotABeacon, QueueError
 from proxy.shell.clock import Clock
 
 log = structlog.get_logger()
 
-# Contents are kept in memory for so many hits of one lane and so many bytes in all; of the
-# rest only the ids are, and their rows are read again when their turn comes.
-AHEAD_IN_LANE = 16
-AHEAD_BYTES = 16 * 1024**2
 # How far the cursor runs ahead past lanes that cannot send: 8 bytes a hit in memory.
 MOST_KNOWN = 2_000_000
+# Between launches it reads so many pages at most; sending must not wait for reading.
+PAGES_AT_ONCE = 2
+# Fresh hits that may overtake the backlog of other visitors at one time.
+MOST_EARLY = 10_000
 LAST_TS = 100_000
 RECORD_AGAIN_S = 1.0
 
@@ -44,6 +45,7 @@ class Hits(Protocol):
     """What the drain asks of the queue."""
 
     news: asyncio.Event
+    arrivals: deque[tuple[int, int]] | None
     clock: Clock
 
     @property
@@ -52,7 +54,7 @@ class Hits(Protocol):
     def gone(self) -> tuple[int, frozenset[int]]: ...
     @property
     def last_id(self) -> int: ...
-    async def page(self, after: int) -> list[Hit]: ...
+    async def page(self, after: int) -> list[tuple[int, int]]: ...
     async def fetch(self, ids: Sequence[int]) -> list[Hit]: ...
     async def held_lanes(self) -> set[int]: ...
     def begin(self, hit: int) -> bool: ...
@@ -114,9 +116,11 @@ class Drain:
         self._hits, self._road, self._authority = hits, road, authority
         self._jitter = jitter
         self._schedule = Schedule()
-        self._loaded: dict[int, Hit] = {}
-        self._loaded_bytes = 0
         self._cursor = 0  # hits up to this id are known to the schedule, or left the queue
+        self._early: set[int] = set()  # and so are these, behind it
+        self._unread = Unread(0, hits.last_id)
+        self._arrivals: deque[tuple[int, int]] = deque()
+        hits.arrivals = self._arrivals
         self._gone = (0, frozenset[int]())
         self._seen = hits.last_id
         self._flying: dict[int, float] = {}  # when the sends in flight began, by hit
@@ -179,33 +183,55 @@ class Drain:
         if self._afresh and not self._flying:
             self._afresh = False
             self._schedule, self._cursor = Schedule(), 0
-            self._loaded.clear()
-            self._loaded_bytes = 0
+            self._early.clear()
+            self._unread = Unread(0, self._hits.last_id)
+            self._arrivals.clear()
+        while self._arrivals:
+            self._arrived(*self._arrivals.popleft())
         if self._hits.gone != self._gone:
             self._gone = through, spared = self._hits.gone
             self._schedule.dropped(through, spared | self._flying.keys())
         self._schedule.release(now)
 
+    def _arrived(self, hit: int, lane: int) -> None:
+        """A new hit: behind its lane if all of that is known, else the cursor will find it."""
+        if hit <= self._cursor:
+            return
+        if self._cursor == hit - 1:
+            self._schedule.offer(hit, lane)
+            self._cursor = hit
+        elif len(self._early) < MOST_EARLY and not self._unread.may_hold(lane):
+            self._schedule.offer(hit, lane, fresh=True)
+            self._early.add(hit)
+        else:
+            self._unread.add(hit, lane)
+
     async def _read_ahead(self) -> None:
         """Know enough lanes that could send to fill what may fly."""
         wanted = 1 if self.link.state is not State.ONLINE else 2 * self.policy.concurrency
-        while (
-            self._schedule.sendable < wanted
-            and self._cursor < self._hits.last_id
-            and len(self._schedule) < MOST_KNOWN
-            and not self._afresh
-        ):
+        for _ in range(PAGES_AT_ONCE):
+            if (
+                self._schedule.sendable_backlog >= wanted
+                or self._cursor >= self._hits.last_id
+                or len(self._schedule) >= MOST_KNOWN
+                or self._afresh
+            ):
+                break
             last = self._hits.last_id
             page = await self._hits.page(self._cursor)
-            for hit in page:
-                self._schedule.offer(hit.id, hit.lane)
-                if (
-                    self._schedule.behind(hit.lane) <= AHEAD_IN_LANE
-                    and self._loaded_bytes < AHEAD_BYTES
-                ):
-                    self._loaded[hit.id] = hit
-                    self._loaded_bytes += hit.size
-            self._cursor = page[-1].id if page else max(self._cursor, last)
+            for hit, lane in page:
+                if hit in self._early:
+                    self._early.discard(hit)
+                else:
+                    self._schedule.offer(hit, lane)
+            self._cursor = page[-1][0] if page else max(self._cursor, last)
+            self._unread.read(self._cursor)
+        else:
+            self._hits.news.set()
+        if self._unread.to_survey and self.link.state is State.ONLINE:
+            rows = await self._hits.page(self._unread.surveyed)
+            self._unread.survey(rows, rows[-1][0] if rows else self._hits.last_id)
+            self._hits.news.set()
 
     async def _launch(self, sends: asyncio.TaskGroup) -> None:
         """Start what may fly now."""
@@ -226,7 +252,8 @@ class Drain:
             taken.append(chosen)
         if not taken:
             return
-        found = await self._contents([hit for hit, _ in taken])
+        rows = await self._hits.fetch([hit for hit, _ in taken])
+        found = {hit.id: hit for hit in rows}
         for id_, lane in taken:
             hit = found.get(id_)
             if hit is None:
@@ -240,18 +267,6 @@ class Drain:
         task = sends.create_task(work)
         self._sends.add(task)
         task.add_done_callback(self._sends.discard)
-
-    async def _contents(self, ids: list[int]) -> dict[int, Hit]:
-        found: dict[int, Hit] = {}
-        for id_ in ids:
-            hit = self._loaded.pop(id_, None)
-            if hit is not None:
-                self._loaded_bytes -= hit.size
-                found[id_] = hit
-        missing = [id_ for id_ in ids if id_ not in found]
-        if missing:
-            found.update((hit.id, hit) for hit in await self._hits.fetch(missing))
-        return found
 
     async def _until_something_happens(self) -> None:
         now = asyncio.get_running_loop().time()

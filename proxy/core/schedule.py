@@ -1,7 +1,8 @@
 """Which waiting hit may be sent next: lanes, their order, and what they wait for.
 
 Rule: hits of one lane leave in order of id, one at a time; lanes do not wait for each
-other; among lanes that may send, the one with the oldest head goes first.
+other; among lanes that may send, the one with the oldest head goes first, but for every
+fourth turn, which belongs to visitors who have no backlog (`fresh`).
 Non-rule: knows ids and lanes only; neither the hits' contents nor the link, the pace or
 any clock (`now` is an argument, in seconds of a clock that only moves forward).
 Source: Adobe wants the hits of one visitor in order, visitors may interleave ("visitor
@@ -15,6 +16,10 @@ from array import array
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import Enum, auto
+
+# The share of fresh hits while a backlog drains: small enough not to prolong it much, large
+# enough that someone who looks at live data sees it.
+FRESH_TURN = 4
 
 
 class _State(Enum):
@@ -30,6 +35,7 @@ class _Lane:
     first: int = 0  # index of the head; popping from the front of an array is not free
     state: _State = _State.READY
     until: float = 0.0
+    fresh: bool = False
 
     @property
     def head(self) -> int:
@@ -54,10 +60,13 @@ class Schedule:
         self._lanes: dict[int, _Lane] = {}
         # Heaps hold hints: an entry is checked against its lane when it comes up.
         self._ready: list[tuple[int, int]] = []
+        self._fresh: list[tuple[int, int]] = []
         self._later: list[tuple[float, int]] = []
         self._known = 0
         self._flying = 0
         self._sendable = 0
+        self._sendable_fresh = 0
+        self._turn = 0
 
     def __len__(self) -> int:
         """Hits known, those in flight included."""
@@ -70,6 +79,11 @@ class Schedule:
     @property
     def sendable(self) -> int:
         """Lanes that could send at once."""
+        return self._sendable + self._sendable_fresh
+
+    @property
+    def sendable_backlog(self) -> int:
+        """Those of them that are not fresh."""
         return self._sendable
 
     @property
@@ -82,14 +96,15 @@ class Schedule:
         known = self._lanes.get(lane)
         return len(known) if known is not None else 0
 
-    def offer(self, hit: int, lane: int) -> None:
-        """A waiting hit, in order of id within its lane."""
+    def offer(self, hit: int, lane: int, *, fresh: bool = False) -> None:
+        """A waiting hit, in order of id within its lane; `fresh` makes a new lane a fresh one."""
         known = self._lanes.get(lane)
         if known is None:
-            known = self._lanes[lane] = _Lane()
-            self._sendable += 1
-            heapq.heappush(self._ready, (hit, lane))
-        known.ids.append(hit)
+            known = self._lanes[lane] = _Lane(fresh=fresh)
+            known.ids.append(hit)
+            self._ready_again(lane, known)
+        else:
+            known.ids.append(hit)
         self._known += 1
 
     def take(self, turn: Callable[[int], int] | None = None) -> tuple[int, int] | None:
@@ -98,28 +113,38 @@ class Schedule:
         `turn` puts lanes in an order of its own before that of their heads: while a link is
         unproven, one lane whose hits always fail must not be the only one tried.
         """
-        passed: list[tuple[int, int]] = []
-        best: tuple[int, int, int] | None = None
-        while self._ready:
-            hit, lane = heapq.heappop(self._ready)
+        self._turn = (self._turn + 1) % FRESH_TURN
+        first, second = self._ready, self._fresh
+        if self._turn == 0:
+            first, second = second, first
+        chosen = self._pop(first, turn) or self._pop(second, turn)
+        if chosen is None:
+            return None
+        known = self._lanes[chosen[1]]
+        self._count_sendable(known, -1)
+        known.state = _State.FLYING
+        self._flying += 1
+        return chosen
+
+    def _pop(
+        self, ready: list[tuple[int, int]], turn: Callable[[int], int] | None
+    ) -> tuple[int, int] | None:
+        passed: list[tuple[int, int, int]] = []
+        while ready:
+            hit, lane = heapq.heappop(ready)
             known = self._lanes.get(lane)
             if known is None or known.state is not _State.READY or known.head != hit:
                 continue
-            number = turn(lane) if turn is not None else 0
-            passed.append((hit, lane))
-            best = min(best, (number, hit, lane)) if best is not None else (number, hit, lane)
-            if number == 0:
+            passed.append((turn(lane) if turn is not None else 0, hit, lane))
+            if passed[-1][0] == 0:
                 break
-        for entry in passed:
-            if best is not None and entry != best[1:]:
-                heapq.heappush(self._ready, entry)
-        if best is None:
+        if not passed:
             return None
-        _, hit, lane = best
-        self._lanes[lane].state = _State.FLYING
-        self._sendable -= 1
-        self._flying += 1
-        return hit, lane
+        best = min(passed)
+        for entry in passed:
+            if entry is not best:
+                heapq.heappush(ready, entry[1:])
+        return best[1:]
 
     def settled(self, lane: int) -> None:
         """The hit in flight has left the queue for good; its lane goes on."""
@@ -153,10 +178,11 @@ class Schedule:
             if known.state is _State.FLYING:
                 continue
             if not kept:
-                self._sendable -= known.state is _State.READY
+                if known.state is _State.READY:
+                    self._count_sendable(known, -1)
                 del self._lanes[lane]
             elif kept[0] != head and known.state is _State.READY:
-                heapq.heappush(self._ready, (kept[0], lane))
+                heapq.heappush(self._fresh if known.fresh else self._ready, (kept[0], lane))
 
     def release(self, now: float) -> None:
         """Lanes whose wait is over may send again."""
@@ -185,8 +211,14 @@ class Schedule:
 
     def _ready_again(self, lane: int, known: _Lane) -> None:
         known.state = _State.READY
-        self._sendable += 1
-        heapq.heappush(self._ready, (known.head, lane))
+        self._count_sendable(known, 1)
+        heapq.heappush(self._fresh if known.fresh else self._ready, (known.head, lane))
+
+    def _count_sendable(self, known: _Lane, change: int) -> None:
+        if known.fresh:
+            self._sendable_fresh += change
+        else:
+            self._sendable += change
 
     def _landed(self, lane: int) -> _Lane:
         known = self._lanes[lane]

@@ -20,6 +20,7 @@ import fcntl
 import os
 import sqlite3
 import struct
+from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import partial
@@ -57,7 +58,7 @@ FIRST_PRAGMAS = (
     "PRAGMA auto_vacuum = INCREMENTAL",  # space goes back to the disk after a drain
 )
 
-PAGE_HITS, PAGE_BYTES = 256, 4 * 1024**2
+PAGE_HITS = 1_000
 PURGE_HITS = 500
 MOST_DELIVERED = 100_000
 
@@ -65,7 +66,7 @@ ADD = "INSERT INTO hits (id, lane, boot, received_ms, suites, content) VALUES (?
 COLUMNS = "h.id, h.lane, h.boot, h.received_ms, h.flags, h.suites, h.content"
 UNSETTLED = "NOT EXISTS (SELECT 1 FROM delivered d WHERE d.id = h.id)"
 PAGE = f"""
-    SELECT {COLUMNS} FROM hits h
+    SELECT h.id, h.lane FROM hits h
     WHERE h.id > ? AND {UNSETTLED} AND NOT EXISTS (SELECT 1 FROM held k WHERE k.id = h.id)
     ORDER BY h.id LIMIT {PAGE_HITS}"""  # noqa: S608 - constants of this module
 ONE = f"SELECT {COLUMNS} FROM hits h WHERE h.id = ?"  # noqa: S608
@@ -143,7 +144,8 @@ class Queue:
         self.path = path
         self.limits = limits_
         self.clock = clock
-        self.news = asyncio.Event()  # hits were added since the drain last cleared it
+        self.news = asyncio.Event()  # something happened since the drain last cleared it
+        self.arrivals: deque[tuple[int, int]] | None = None  # id and lane, once someone reads
         self._writer, self._reader = writer, reader
         self._lock, self._sending = lock, sending
         self._book = book
@@ -246,9 +248,9 @@ class Queue:
 
     # -- hits go out -----------------------------------------------------------------
 
-    async def page(self, after: int) -> list[Hit]:
-        """The next waiting hits behind id `after`, in order of id; held ones left out."""
-        return await _run(self._reader, _page, after)
+    async def page(self, after: int) -> list[tuple[int, int]]:
+        """Id and lane of the next waiting hits behind id `after`; held ones left out."""
+        return await _run(self._reader, _rows, PAGE, after)
 
     async def fetch(self, ids: Iterable[int]) -> list[Hit]:
         """These hits, but for those that are gone."""
@@ -351,10 +353,11 @@ class Queue:
 
     async def requeue(self, ids: Sequence[int]) -> int:
         """Dead letters wait again, at the end of their lanes; how many there were."""
-        requeued: int = await self._change(partial(_requeue, list(ids)))
-        if requeued:
-            self.news.set()
-        return requeued
+        requeued: list[tuple[int, int]] = await self._change(partial(_requeue, list(ids)))
+        if self.arrivals is not None:
+            self.arrivals.extend(requeued)
+        self.news.set()
+        return len(requeued)
 
     async def discard(self, ids: Sequence[int]) -> int:
         """A person gives dead letters up; how many there were."""
@@ -417,7 +420,18 @@ class Queue:
         _tell(adds, ids)
         _tell(changes, results)
         if adds:
-            self.news.set()
+            self._arrived(adds, ids)
+
+    def _arrived(
+        self, adds: list[tuple[Sequence[NewHit], asyncio.Future[list[int]]]], ids: list[list[int]]
+    ) -> None:
+        """Tell the drain what came, so that it need not read it from the disk again."""
+        if self.arrivals is not None:
+            for (hits, _), numbers in zip(adds, ids, strict=True):
+                self.arrivals.extend(
+                    (id_, hit.lane) for id_, hit in zip(numbers, hits, strict=True)
+                )
+        self.news.set()
 
     async def _commit_lean(self, changes: list[tuple[Change, asyncio.Future[Any]]]) -> None:
         """Outcomes alone, deleting rather than keeping: the drain goes on with a full disk."""
@@ -638,12 +652,16 @@ def _doubt_all(ids: list[int], db: sqlite3.Connection, book: _Book, _lean: bool)
         book.ledger = replace(book.ledger, ambiguous=book.ledger.ambiguous + doubted)
 
 
-def _requeue(ids: list[int], db: sqlite3.Connection, book: _Book, _lean: bool) -> int:
-    count = 0
+def _requeue(
+    ids: list[int], db: sqlite3.Connection, book: _Book, _lean: bool
+) -> list[tuple[int, int]]:
+    """The new ids of these dead letters, and their lanes."""
+    requeued: list[tuple[int, int]] = []
     for id_ in ids:
-        row = db.execute("SELECT length(content) FROM dead WHERE id = ?", (id_,)).fetchone()
+        row = db.execute("SELECT length(content), lane FROM dead WHERE id = ?", (id_,)).fetchone()
         if row is None:
             continue
+        size, lane = row
         book.last_id += 1
         db.execute(REQUEUE, (book.last_id, id_))
         db.execute("DELETE FROM dead WHERE id = ?", (id_,))
@@ -652,10 +670,10 @@ def _requeue(ids: list[int], db: sqlite3.Connection, book: _Book, _lean: bool) -
             ledger,
             dead=ledger.dead - 1,
             waiting=ledger.waiting + 1,
-            waiting_bytes=ledger.waiting_bytes + row[0],
+            waiting_bytes=ledger.waiting_bytes + size,
         )
-        count += 1
-    return count
+        requeued.append((book.last_id, lane))
+    return requeued
 
 
 def _discard(ids: list[int], db: sqlite3.Connection, book: _Book, _lean: bool) -> int:
@@ -692,17 +710,6 @@ def _hit(row: tuple[Any, ...]) -> Hit:
 def _dead(row: tuple[Any, ...]) -> DeadLetter:
     reason, status, tries, died_ms = row[7:]
     return DeadLetter(_hit(row[:7]), reason, status, tries, died_ms)
-
-
-def _page(db: sqlite3.Connection, after: int) -> list[Hit]:
-    hits: list[Hit] = []
-    size = 0
-    for row in db.execute(PAGE, (after,)):
-        hits.append(_hit(row))
-        size += len(row[6])
-        if size >= PAGE_BYTES:
-            break
-    return hits
 
 
 def _fetch(db: sqlite3.Connection, ids: list[int]) -> list[Hit]:
