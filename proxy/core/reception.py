@@ -67,16 +67,25 @@ def receive(request: Request, peer: str, suites: Suites) -> Take | Refuse | Iden
     """
     path = request.target.partition(b"?")[0]
     origin = headers.first(request.headers, b"origin")
-    if request.method == "OPTIONS" and (path.startswith(b"/b/ss/") or path == b"/id"):
+    if path != b"/id" and not path.startswith(b"/b/ss/"):
+        return _refuse(404, "not here: this port takes /b/ss/... and /id", "not-a-beacon")
+    if request.method == "OPTIONS":
         return Refuse("", _preflight(request, origin))
-    if path == b"/id":
-        return Identify(_kept(request, peer))
     if request.method not in ("GET", "POST", "HEAD"):
-        known = path.startswith(b"/b/ss/")
-        return _refuse(405 if known else 404, "this method is no beacon's", "method")
+        return _refuse(405, "this method is no beacon's", "method")
     if b"#" in request.target:
         return _refuse(400, "a request target has no fragment", "malformed")
+    if path == b"/id":
+        return Identify(_kept(request, peer))
+    if request.body and _encoded(request):
+        # Within compressed bytes no `ts` can be put, and Adobe documents none.
+        return _refuse(415, "the body must come without Content-Encoding", "encoded")
     return _hit(request, peer, suites, origin)
+
+
+def _encoded(request: Request) -> bool:
+    coding = headers.first(request.headers, b"content-encoding")
+    return coding is not None and coding.strip().lower() not in (b"", b"identity")
 
 
 def _hit(request: Request, peer: str, suites: Suites, origin: bytes | None) -> Take | Refuse:

@@ -19,7 +19,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from aiohttp import web
+from aiohttp import HttpVersion10, HttpVersion11, web
 from aiohttp.http_exceptions import LineTooLong
 
 from proxy.core import answer, beacon, guard, headers, reception
@@ -28,11 +28,10 @@ from proxy.core.hit import NewHit, Received, Request, Suites
 from proxy.core.reception import Identify, Refuse, Take
 from proxy.errors import QueueError, QueueFull
 
-# A page sends in a burst, then idles; a head that is not whole by then never will be.
-IDLE_S = 30.0
-BODY_S = 10.0
 LINGER_S = 2.0
-MOST_CONNECTIONS = 2_000
+# What a server that was asked to go at once leaves to requests under way; to the library
+# 0 would mean: for ever.
+AT_ONCE_S = 0.05
 
 # A trackOffline client resends every 500 ms while it fails; ten minutes cover a client
 # that was suspended between, 65,536 hits cover that time at 100 hits a second.
@@ -54,13 +53,20 @@ class Store(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Listening:
-    """Where and how to listen: `address` is `host:port`; with `tls`, over TLS."""
+    """Where and how to listen; with `tls`, over TLS.
+
+    `idle_s`: a page sends in a burst, then idles; a head that is not whole by then never
+    will be.  `body_s` is what a body has to arrive.
+    """
 
     host: str
     port: int
     max_request: int = 256 * 1024
     allowed_hosts: tuple[str, ...] = ()
     tls: ssl.SSLContext | None = None
+    idle_s: float = 30.0
+    body_s: float = 10.0
+    most_connections: int = 2_000
 
 
 @dataclass(slots=True)
@@ -132,32 +138,13 @@ class Intake:
             listener.close()
             server.pre_shutdown()
         for _, server in self._servers:
-            await server.shutdown(grace_s)
+            await server.shutdown(max(grace_s, AT_ONCE_S))
 
     async def answer(self, message: web.BaseRequest, where: Listening) -> Answer:
         """The answer to one request."""
-        target = _origin_form(message.raw_path)
-        if target is None:
-            return self._refuse(
-                400, "the request target is neither a path nor an address", "malformed"
-            )
-        raw = tuple(message.raw_headers)
-        absolute = not message.raw_path.startswith("/")
-        host = headers.first(raw, b"host") or b""
-        # An absolute target names its own host, and no browser sends one to us.
-        if not absolute and host and not guard.is_our_host(host, where.host, where.allowed_hosts):
-            return self._refuse(
-                421, "this name is not ours: listen.allowed_hosts would allow it", "host"
-            )
-        if len(target) + sum(len(n) + len(v) for n, v in raw) > where.max_request:
-            return self._refuse(414, "the request is larger than listen.max_request", "too-large")
-        body = b""
-        if message.can_read_body:
-            read = await self._body(message, where.max_request - len(target))
-            if isinstance(read, Answer):
-                return read
-            body = read
-        request = Request(message.method, target, raw, body)
+        request = await self._read(message, where)
+        if isinstance(request, Answer):
+            return request
         todo = reception.receive(request, message.remote or "", self.suites)
         match todo:
             case Take():
@@ -168,32 +155,50 @@ class Intake:
                 return todo.answer
             case Identify():
                 found = await self._identify(todo.request)
-                origin = headers.first(raw, b"origin")
+                origin = headers.first(request.headers, b"origin")
                 return answer.identity(origin) if found is None else answer.identity(origin, found)
+
+    async def _read(self, message: web.BaseRequest, where: Listening) -> Request | Answer:
+        """The whole request, or what one gets that is not for us or too large."""
+        target = _origin_form(message.raw_path)
+        if target is None or message.version not in (HttpVersion10, HttpVersion11):
+            return self._refuse(400, "no HTTP/1.1 request with a path or an address", "malformed")
+        raw = tuple(message.raw_headers)
+        host = headers.first(raw, b"host")
+        # An absolute target names its own host, and no browser sends one to us.
+        named = host if message.raw_path.startswith("/") else None
+        if named and not guard.is_our_host(named, where.host, where.allowed_hosts):
+            return self._refuse(
+                421, "this name is not ours: listen.allowed_hosts would allow it", "host"
+            )
+        if len(target) + sum(len(n) + len(v) for n, v in raw) > where.max_request:
+            return self._refuse(414, "the request is larger than listen.max_request", "too-large")
+        if not message.can_read_body:
+            return Request(message.method, target, raw)
+        body = await self._body(message, where.max_request - len(target), where.body_s)
+        return body if isinstance(body, Answer) else Request(message.method, target, raw, body)
 
     async def _take(self, take: Take) -> Answer:
         if take.copy is None:
             return await self._store_hit(take)
         loop = asyncio.get_running_loop()
-        seen = self._copies.find(take.copy, loop.time())
-        if seen is None:
-            commit: asyncio.Future[None] = loop.create_future()
-            self._copies.remember(take.copy, loop.time(), commit)
-            try:
-                got = await self._store_hit(take)
-            finally:
-                commit.set_result(None)
-                self._copies.seen.pop(take.copy, None)
-            if got.status == 200:
-                self._copies.remember(take.copy, loop.time(), None)
-            return got
-        _, pending = seen
-        if pending is not None:
-            # The first one is on its way to the disk; its fate is the copy's.
+        while (seen := self._copies.find(take.copy, loop.time())) is not None:
+            _, pending = seen
+            if pending is None:
+                self._store.tally("repeated")
+                return take.answer
+            # The first one is on its way to the disk; if it gets there, this is a copy.
             await asyncio.wait([pending])
-            return await self._take(take)
-        self._store.tally("repeated")
-        return take.answer
+        commit: asyncio.Future[None] = loop.create_future()
+        self._copies.remember(take.copy, loop.time(), commit)
+        try:
+            got = await self._store_hit(take)
+        finally:
+            commit.set_result(None)
+            self._copies.seen.pop(take.copy, None)
+        if got is take.answer:
+            self._copies.remember(take.copy, loop.time(), None)
+        return got
 
     async def _store_hit(self, take: Take) -> Answer:
         at = self._received()
@@ -208,16 +213,17 @@ class Intake:
             return take.otherwise
         return take.answer
 
-    async def _body(self, message: web.BaseRequest, most: int) -> bytes | Answer:
+    async def _body(self, message: web.BaseRequest, most: int, within_s: float) -> bytes | Answer:
         """The whole body; 413 as soon as it is known to be too large, 408 when it stalls."""
         too_large = 413, "the body is larger than listen.max_request allows", "too-large"
         if message.content_length is not None and message.content_length > most:
             return self._refuse(*too_large)
-        if message.headers.get("Expect", "").lower() == "100-continue" and message.transport:
+        waits = message.headers.get("Expect", "").lower() == "100-continue"
+        if waits and message.transport and message.version == HttpVersion11:
             message.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
         body = b""
         try:
-            async with asyncio.timeout(BODY_S):
+            async with asyncio.timeout(within_s):
                 while chunk := await message.content.readany():
                     body += chunk
                     if len(body) > most:
@@ -226,11 +232,18 @@ class Intake:
             return self._refuse(408, "the body did not arrive in time", "timeout")
         except web.RequestPayloadError:
             return self._refuse(400, "the body is not framed as HTTP wants it", "malformed")
+        except ConnectionError:
+            # Nobody is there to read this, but it was no hit, and somebody may look for it.
+            return self._refuse(400, "the client went away within the body", "incomplete")
         return body
 
     def _refuse(self, status: int, reason: str, tally: str) -> Answer:
         self._store.tally(f"refused.{tally}")
         return answer.refused(status, reason)
+
+    def turned_away(self) -> None:
+        """A connection too many, closed without a word."""
+        self._store.tally("refused.connections")
 
     def malformed(self, error: BaseException | None) -> Answer:
         """What aiohttp's parser would not read."""
@@ -250,8 +263,9 @@ class _Server(web.Server):
         return _Connection(
             self,
             self._intake,
+            self._where.most_connections,
             loop=asyncio.get_running_loop(),
-            keepalive_timeout=IDLE_S,
+            keepalive_timeout=self._where.idle_s,
             access_log=None,  # a log line of a hit would hold its contents
             logger=_SILENT,
             max_line_size=self._where.max_request,
@@ -268,15 +282,16 @@ class _Server(web.Server):
 class _Connection(web.RequestHandler):
     """One client; what cannot be parsed is answered and counted as everything else is."""
 
-    __slots__ = ("_intake",)
+    __slots__ = ("_intake", "_most")
 
-    def __init__(self, server: web.Server, intake: Intake, **settings: object) -> None:
+    def __init__(self, server: web.Server, intake: Intake, most: int, **settings: object) -> None:
         super().__init__(server, **settings)  # type: ignore[arg-type]
-        self._intake = intake
+        self._intake, self._most = intake, most
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         assert self._manager is not None  # noqa: S101 - aiohttp's own contract
-        if len(self._manager.connections) >= MOST_CONNECTIONS:
+        if len(self._manager.connections) >= self._most:
+            self._intake.turned_away()
             transport.close()
             return
         super().connection_made(transport)
@@ -304,7 +319,8 @@ def _response(given: Answer) -> web.Response:
     for name, value in given.headers:
         response.headers.add(name.decode("ascii"), value.decode("latin-1"))
     response.headers["Server"] = "trackoffline"
-    if given.status in (408, 413, 414):
+    if given.status in (400, 408, 413, 414):
+        # Where the next request begins is not known for sure, or not worth to be read up to.
         response.force_close()
     return response
 
