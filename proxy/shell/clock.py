@@ -30,9 +30,9 @@ class Clock(Protocol):
         """Unix milliseconds."""
 
 
-def _boot_id() -> str:
+def _boot_id(path: Path = BOOT_ID) -> str:
     try:
-        return BOOT_ID.read_text(encoding="ascii").strip()
+        return path.read_text(encoding="ascii").strip()
     except OSError:
         # Not Linux: each run counts as a boot of its own, which is only less exact.
         return str(uuid.uuid4())

@@ -9,38 +9,39 @@ Source: sqlite.org on WAL and synchronous; docs/design/0001 (answer after commit
 
 Group commit: whatever gathered while the last commit ran shares the next one; there is
 no timer.  A transaction runs whole in aiosqlite's thread, so no await lies inside it and
-a cancelled caller leaves nothing half done.
+a cancelled caller leaves nothing half done.  What it changed in memory is adopted by the
+event loop after the commit; nothing else is written by two threads.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import fcntl
+import io
 import os
 import sqlite3
-import struct
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Concatenate, ParamSpec, TypeVar
+from typing import Any, Concatenate, Generic, ParamSpec, TypeVar
 
 import aiosqlite
 
 from proxy.core import limits, wire
-from proxy.core.hit import Hit, Ledger, NewHit, Received
+from proxy.core.hit import Hit, Ledger, NewHit, Received, Request
 from proxy.core.limits import Limits
 from proxy.core.moment import Boots
-from proxy.errors import QueueFull, QueueInUse, QueueUnavailable
-from proxy.shell import migrate
+from proxy.errors import QueueFull, QueueUnavailable
+from proxy.shell import beside, migrate
 from proxy.shell.clock import Clock
 
 P = ParamSpec("P")
 T = TypeVar("T")
 
 AMBIGUOUS, REQUEUED = 1, 2
+LOST = "the queue file was moved or deleted: put it back, or start again"
 
 # The writer checkpoints early and often: 250 pages kept the p99 of an answer at half of
 # what SQLite's default of 1,000 gave, at the same rate (docs/performance.md).
@@ -61,6 +62,12 @@ FIRST_PRAGMAS = (
 PAGE_HITS = 1_000
 PURGE_HITS = 500
 MOST_DELIVERED = 100_000
+# Empty pages the file keeps for the next burst, and how many go back to the disk at a time.
+SPARE_PAGES, SHRINK_PAGES = 1_024, 128
+
+# After these the transaction is rolled back and the connection as good as before.  After
+# any other (I/O error, damaged page) it may hold what the file does not.
+HARMLESS = {sqlite3.SQLITE_FULL, sqlite3.SQLITE_BUSY, sqlite3.SQLITE_CONSTRAINT}
 
 ADD = "INSERT INTO hits (id, lane, boot, received_ms, suites, content) VALUES (?, ?, ?, ?, ?, ?)"
 COLUMNS = "h.id, h.lane, h.boot, h.received_ms, h.flags, h.suites, h.content"
@@ -74,12 +81,17 @@ OLDEST = f"""
     SELECT h.id, length(h.content), h.boot, h.received_ms FROM hits h
     WHERE h.id >= ? AND {UNSETTLED} ORDER BY h.id"""  # noqa: S608
 NEWEST = "SELECT content FROM hits ORDER BY id DESC LIMIT ?"
-DELIVER = "INSERT INTO delivered (id, at_ms, status, ts) SELECT id, ?, ?, ? FROM hits WHERE id = ?"
+DELIVER = f"""
+    INSERT INTO delivered (id, at_ms, status, ts)
+    SELECT id, ?, ?, ? FROM hits h WHERE id = ? AND {UNSETTLED}"""  # noqa: S608
 REMOVE = "DELETE FROM hits WHERE id = ?"
-BURY = """
-    INSERT INTO dead SELECT id, lane, boot, received_ms, flags, suites, content, ?, ?, ?, ?
-    FROM hits WHERE id = ?"""
-HOLD = "INSERT INTO held (id, lane, suites, reason) SELECT id, lane, ?, ? FROM hits WHERE id = ?"
+SETTLE = f"DELETE FROM hits AS h WHERE id = ? AND {UNSETTLED}"  # noqa: S608
+TAKE_OUT = SETTLE + " RETURNING id, lane, boot, received_ms, flags, suites, content"
+BURY = "INSERT INTO dead VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+HOLD = f"""
+    INSERT INTO held (id, lane, suites, reason)
+    SELECT id, lane, ?, ? FROM hits h WHERE id = ? AND {UNSETTLED}
+    ON CONFLICT DO NOTHING"""  # noqa: S608
 DOUBT = f"UPDATE hits AS h SET flags = flags | 1 WHERE id = ? AND {UNSETTLED}"  # noqa: S608
 TALLY = "INSERT INTO tallies VALUES (?, ?) ON CONFLICT DO UPDATE SET count = excluded.count"
 REQUEUE = """
@@ -112,7 +124,9 @@ class _Book:
     """What a transaction changes beside rows; it becomes ours only with the commit.
 
     `oldest`: no waiting hit has a smaller id.  Waiting hits up to `gone_through` were
-    dropped by a limit, but for the `spared` ones, which were in flight.
+    dropped by a limit, but for the `spared` ones, which were in flight.  `dropped`: those
+    of this transaction, and the count they are in now; `arrived`: its new hits and their
+    lanes, in order of id.
     """
 
     ledger: Ledger
@@ -122,9 +136,20 @@ class _Book:
     oldest: int = 0
     gone_through: int = 0
     spared: frozenset[int] = frozenset()
+    dropped: dict[int, str] = field(default_factory=dict)
+    arrived: list[tuple[int, int]] = field(default_factory=list)
 
 
 Change = Callable[[sqlite3.Connection, _Book, bool], object]
+
+
+@dataclass(frozen=True, slots=True)
+class _Asked(Generic[T]):
+    """Something to be committed, who waits for it, and the hit that lands with it."""
+
+    what: T
+    done: asyncio.Future[Any]
+    lands: int | None = None
 
 
 class Queue:
@@ -137,8 +162,8 @@ class Queue:
         clock: Clock,
         writer: aiosqlite.Connection,
         reader: aiosqlite.Connection,
-        lock: int,
-        sending: _Sending,
+        lock: io.FileIO,
+        sending: beside.Sending,
         book: _Book,
     ) -> None:
         self.path = path
@@ -147,18 +172,22 @@ class Queue:
         self.news = asyncio.Event()  # something happened since the drain last cleared it
         self.arrivals: deque[tuple[int, int]] | None = None  # id and lane, once someone reads
         self._writer, self._reader = writer, reader
-        self._lock, self._sending = lock, sending
+        self._lock, self._sending, self._reserve = lock, sending, beside.Reserve(path)
         self._book = book
-        self._adds: list[tuple[Sequence[NewHit], asyncio.Future[list[int]]]] = []
-        self._adding_hits = self._adding_bytes = 0
-        self._changes: list[tuple[Change, asyncio.Future[Any]]] = []
+        self._adds: list[_Asked[Sequence[NewHit]]] = []
+        self._adding_hits = self._adding_bytes = 0  # asked for, not in the ledger yet
+        self._changes: list[_Asked[Change]] = []
+        self._overtaken: dict[int, str] = {}  # dropped just as they were sent: their count
         self._tallies: dict[str, int] = {}
         self._untold = False  # tallies the file does not know yet
+        self._suspect = False  # the writing connection saw an error it may not have survived
         self._work = asyncio.Event()
-        self._closing = self._closed = False
-        self._ended: asyncio.Event | None = None
+        self._running = self._closing = self._over = self._closed = False
+        self._ended = asyncio.Event()
+        self._inode = path.stat().st_ino
+        self._lost = False
         self._free: tuple[float, int] = (-1.0, 0)
-        self.last_error: str | None = None
+        self._error: str | None = None
 
     # -- opening and closing ---------------------------------------------------------
 
@@ -169,47 +198,58 @@ class Queue:
         `slots`: how many hits may be in flight at once.
         QueueInUse, QueueTooNew, QueueUnavailable say what an operator must do.
         """
-        lock = _own(path)
+        path = path.absolute()  # noqa: ASYNC240 - asks no disk
         try:
-            boots = await asyncio.to_thread(_prepare, path, clock)
-            sending = _Sending(path.with_name(path.name + "-sending"), slots)
-            writer = await _connect(f"{path.as_uri()}", PRAGMAS)
-            reader = await _connect(f"{path.as_uri()}?mode=ro", ("PRAGMA query_only = 1",))
-        except sqlite3.Error as error:
-            os.close(lock)
+            async with contextlib.AsyncExitStack() as opened:
+                lock = opened.enter_context(beside.own(path))
+                boots = await asyncio.to_thread(_prepare, path, clock)
+                sending = opened.enter_context(
+                    contextlib.closing(beside.Sending(path, slots)),
+                )
+                writer = await _connect(f"{path.as_uri()}?mode=rw", PRAGMAS)
+                opened.push_async_callback(writer.close)
+                reader = await _connect(f"{path.as_uri()}?mode=ro", ("PRAGMA query_only = 1",))
+                opened.push_async_callback(reader.close)
+                queue = cls(
+                    path, limits_, clock, writer, reader, lock, sending, _Book(Ledger(), 0, boots)
+                )
+                await queue._take_stock()
+                opened.pop_all()
+        except (sqlite3.Error, OSError) as error:
             raise QueueUnavailable(f"cannot open {path}: {error}") from error
-        except BaseException:
-            os.close(lock)
-            raise
-        queue = cls(path, limits_, clock, writer, reader, lock, sending, _Book(Ledger(), 0, boots))
-        await queue._take_stock()
         return queue
 
     async def _take_stock(self) -> None:
         """What an earlier process left: counts, history, and hits that were in flight."""
-        last_id, *counts = await _run(self._reader, _one, READ_LEDGER)
-        (rows,) = await _run(self._reader, _one, "SELECT count(*) FROM delivered")
-        self._book = replace(
-            self._book, ledger=Ledger(*counts), last_id=last_id, delivered_rows=rows
-        )
+        self._reserve.take()
+        self._book = await _run(self._writer, _read_book, self._book)
         self._tallies = dict(await _run(self._reader, _rows, "SELECT name, count FROM tallies"))
         left = self._sending.left()
         if left:
-            await _run(self._writer, self._transaction, [], [partial(_doubt_all, left)], [], False)
+            self._book, _, _ = await _run(
+                self._writer, self._transaction, [], [partial(_doubt_all, left)], [], False
+            )
         self._sending.clear()
 
     async def close(self) -> None:
-        """Commit what was asked for, then close; the caller has ended its adds."""
-        if self._closed:
-            return
-        self._closed = self._closing = True
+        """Commit what was asked for, then close; the caller has ended its adds.
+
+        May be called again, as after a cancellation.
+        """
+        self._closing = True
         self._work.set()
-        if self._ended is not None:
+        if self._running:
             await self._ended.wait()
-        await self._writer.close()
-        await self._reader.close()
-        self._sending.close()
-        os.close(self._lock)
+        else:
+            self._give_up()
+        self._closed = True
+        try:
+            await self._reader.close()
+            # Last, so that it can empty the log into the file.
+            await self._writer.close()
+        finally:
+            self._sending.close()
+            self._lock.close()
 
     # -- hits come in ----------------------------------------------------------------
 
@@ -219,7 +259,9 @@ class Queue:
         QueueFull at a stated limit, QueueUnavailable when the disk refuses: then none of
         them is stored.
         """
-        size = sum(len(hit.content) for hit in hits)
+        if self._closing or self._over:
+            raise QueueUnavailable("the queue is closing")
+        size = _size(hits)
         reason = limits.reached(
             self._book.ledger,
             self._adding_hits + len(hits),
@@ -227,12 +269,12 @@ class Queue:
             self.free_disk(),
             self.limits,
         )
+        if self._lost:
+            raise QueueUnavailable(LOST)
         if reason is not None:
             raise QueueFull(reason)
-        if self._closing:
-            raise QueueUnavailable("the queue is closing")
         done: asyncio.Future[list[int]] = asyncio.get_running_loop().create_future()
-        self._adds.append((hits, done))
+        self._adds.append(_Asked(hits, done))
         self._adding_hits += len(hits)
         self._adding_bytes += size
         self._work.set()
@@ -249,16 +291,19 @@ class Queue:
     # -- hits go out -----------------------------------------------------------------
 
     async def page(self, after: int) -> list[tuple[int, int]]:
-        """Id and lane of the next waiting hits behind id `after`; held ones left out."""
-        return await _run(self._reader, _rows, PAGE, after)
+        """Id and lane of the next waiting hits behind id `after`; held ones left out.
+
+        QueueUnavailable when the file cannot be read, as from everything that reads.
+        """
+        return await self._read(_rows, PAGE, after)
 
     async def fetch(self, ids: Iterable[int]) -> list[Hit]:
         """These hits, but for those that are gone."""
-        return await _run(self._reader, _fetch, list(ids))
+        return await self._read(_fetch, list(ids))
 
     async def newest(self, count: int) -> list[bytes]:
         """The contents of the hits stored last."""
-        return [row[0] for row in await _run(self._reader, _rows, NEWEST, count)]
+        return [row[0] for row in await self._read(_rows, NEWEST, count)]
 
     def begin(self, hit: int) -> bool:
         """Mark a hit as in flight; False when a limit has dropped it meanwhile.
@@ -274,34 +319,36 @@ class Queue:
 
     def deferred(self, hit: int) -> None:
         """A hit in flight stays, and is known not to have reached Adobe."""
-        self._sending.unmark(hit)
+        self._landed(hit)
 
     async def delivered(self, hit: Hit, status: int, ts: int | None) -> None:
         """Adobe took it."""
         at_ms = self.clock.wall_ms()
-        await self._change(partial(self._deliver, hit, status, ts, at_ms))
-        self._sending.unmark(hit.id)
+        await self._change(partial(self._deliver, hit, status, ts, at_ms), hit.id)
 
     async def bury(self, hit: Hit, reason: str, status: int | None, tries: int) -> None:
         """Refused for good: a dead letter, kept until a person decides."""
-        await self._change(partial(_bury, hit, reason, status, tries, self.clock.wall_ms()))
-        self._sending.unmark(hit.id)
+        died_ms = self.clock.wall_ms()
+        await self._change(partial(_bury, hit, reason, status, tries, died_ms), hit.id)
 
     async def hold(self, hit: Hit, suites: Sequence[str], reason: str) -> None:
         """It waits for a person; part of `waiting`, and out of the drain's pages."""
-        await self._change(partial(_hold, hit, ",".join(suites), reason))
-        self._sending.unmark(hit.id)
+        await self._change(partial(_hold, hit, ",".join(suites), reason), hit.id)
 
     async def doubt(self, hit: Hit) -> None:
         """It may have reached Adobe though no answer came: counted and marked, and it stays."""
-        await self._change(partial(_doubt_all, [hit.id]))
-        self._sending.unmark(hit.id)
+        await self._change(partial(_doubt_all, [hit.id]), hit.id)
 
     # -- people look and decide --------------------------------------------------------
 
     @property
     def ledger(self) -> Ledger:
         return self._book.ledger
+
+    @property
+    def last_error(self) -> str | None:
+        """Why hits cannot be stored; None when the last ones could."""
+        return LOST if self._lost else self._error
 
     @property
     def boots(self) -> Boots:
@@ -326,7 +373,7 @@ class Queue:
         """When the oldest waiting hit was received; None when nothing waits."""
         if not self._book.ledger.waiting:
             return None
-        row = await _run(self._reader, _row, OLDEST + " LIMIT 1", self._book.oldest)
+        row = await self._read(_row, OLDEST + " LIMIT 1", self._book.oldest)
         if row is None:
             return None
         self._book.oldest = max(self._book.oldest, row[0])
@@ -335,11 +382,11 @@ class Queue:
     async def held_suites(self) -> dict[str, tuple[int, str]]:
         """How many hits are held for which report suites, and why."""
         sql = "SELECT suites, count(*), min(reason) FROM held GROUP BY suites"
-        return {row[0]: (row[1], row[2]) for row in await _run(self._reader, _rows, sql)}
+        return {row[0]: (row[1], row[2]) for row in await self._read(_rows, sql)}
 
     async def held_lanes(self) -> set[int]:
         """Lanes with a held hit: what comes after it in the lane is held too."""
-        rows = await _run(self._reader, _rows, "SELECT DISTINCT lane FROM held")
+        rows = await self._read(_rows, "SELECT DISTINCT lane FROM held")
         return {row[0] for row in rows}
 
     async def release(self, suites: str) -> int:
@@ -349,15 +396,12 @@ class Queue:
 
     async def dead_letters(self, after: int = 0, limit: int = 100) -> list[DeadLetter]:
         """Dead letters in order of id behind `after`."""
-        return [_dead(row) for row in await _run(self._reader, _rows, DEAD, after, limit)]
+        return [_dead(row) for row in await self._read(_rows, DEAD, after, limit)]
 
     async def requeue(self, ids: Sequence[int]) -> int:
         """Dead letters wait again, at the end of their lanes; how many there were."""
-        requeued: list[tuple[int, int]] = await self._change(partial(_requeue, list(ids)))
-        if self.arrivals is not None:
-            self.arrivals.extend(requeued)
-        self.news.set()
-        return len(requeued)
+        requeued: int = await self._change(partial(_requeue, list(ids)))
+        return requeued
 
     async def discard(self, ids: Sequence[int]) -> int:
         """A person gives dead letters up; how many there were."""
@@ -366,7 +410,7 @@ class Queue:
 
     async def setting(self, name: str) -> str | None:
         """What a person asked for, as it was last written."""
-        row = await _run(self._reader, _row, "SELECT value FROM settings WHERE name = ?", name)
+        row = await self._read(_row, "SELECT value FROM settings WHERE name = ?", name)
         return row[0] if row else None
 
     async def set(self, name: str, value: str | None) -> None:
@@ -376,83 +420,195 @@ class Queue:
     # -- keeping house ------------------------------------------------------------------
 
     async def tidy(self) -> None:
-        """Expire, purge what was kept for people, note a stepped clock; call now and then."""
-        if self.boots.stepped(self._offset()):
-            await self._change(self._correct)
-        while self.limits.max_age_s and await self._change(self._expire):
-            pass
-        while await self._change(self._purge):
-            pass
+        """Expire, purge what was kept for people, note a stepped clock; call now and then.
+
+        What the disk refuses now (`last_error` says why) is done the next time.
+        """
+        with contextlib.suppress(QueueUnavailable):
+            if self.boots.stepped(self._offset()):
+                await self._change(self._correct)
+            while self.limits.max_age_s and await self._change(self._expire):
+                pass
+            while await self._change(self._purge):
+                pass
+            shrunk = 0
+            while pages := await self._change(_shrink):
+                shrunk += pages
+            if shrunk:
+                await self._checkpoint()
 
     async def run(self) -> None:
-        """The writer: commit what gathered, tell who waits, until closed."""
-        self._ended = asyncio.Event()
+        """The writer: commit what gathered, tell who waits, until closed.
+
+        However it ends, nobody is left waiting, and nothing is taken afterwards.
+        """
+        if self._over:
+            return
+        self._running = True
         try:
-            while not self._closing:
-                await self._work.wait()
-                self._work.clear()
+            while True:
                 while self._adds or self._changes:
                     await self._commit()
+                if self._closing:
+                    break
+                await self._work.wait()
+                self._work.clear()
             if self._untold:
                 await self._commit()
         finally:
+            self._give_up()
             self._ended.set()
 
+    def _give_up(self) -> None:
+        self._over = True
+        error = QueueUnavailable("the queue is closed")
+        self._fail_adds(self._adds, error)
+        _fail(self._changes, error)
+        self._adds, self._changes = [], []
+
     async def _commit(self) -> None:
+        """What gathered, in one transaction; when that fails, in parts.
+
+        So hits do not keep outcomes from the disk, nor outcomes hits.
+        """
         adds, self._adds = self._adds, []
         changes, self._changes = self._changes, []
-        self._adding_hits = self._adding_bytes = 0
         tallies = list(self._tallies.items()) if self._untold else []
         self._untold = False
-        todo = [change for change, _ in changes]
         try:
-            ids, results = await _run(
-                self._writer, self._transaction, [hits for hits, _ in adds], todo, tallies, False
-            )
-        except sqlite3.OperationalError as error:
-            self.last_error = str(error)
-            self._untold = bool(tallies)
-            _fail(adds, error)
-            if changes:
-                await self._commit_lean(changes)
+            # Without its reserve the file must not grow by what is only nice to have.
+            error = await self._attempt(adds, changes, tallies, lean=not self._reserve.taken)
+            if error is None:
+                return
+            self._untold |= bool(tallies)
+            # The hits once more, but only if surely nothing of them was stored.
+            if changes and adds and not self._suspect:
+                error = await self._attempt(adds, [])
+            if error is not None:
+                self._fail_adds(adds, error)
+            adds = []
+            if changes or self._suspect:
+                await self._settle(changes)
+        except BaseException as error:
+            ended = QueueUnavailable(f"the writer ended: {error!r}")
+            self._fail_adds(adds, ended)
+            _fail(changes, ended)
+            raise
+
+    async def _settle(self, changes: list[_Asked[Change]]) -> None:
+        """Outcomes alone, deleting rather than keeping: the drain goes on with a full disk.
+
+        After an I/O error this is, even with no outcome, the commit that writes over what
+        the failed one left in the log, before a crash could bring it back to life.
+        """
+        error = await self._attempt([], changes, lean=True)
+        if error is None:
             return
-        self.last_error = None
+        if self._suspect:
+            _fail(changes, error)
+            return
+        for change in changes:
+            error = await self._attempt([], [change], lean=True)
+            if error is not None:
+                _fail([change], error)
+
+    async def _attempt(
+        self,
+        adds: list[_Asked[Sequence[NewHit]]],
+        changes: list[_Asked[Change]],
+        tallies: Sequence[tuple[str, int]] = (),
+        *,
+        lean: bool = False,
+    ) -> sqlite3.Error | None:
+        """One transaction.  Who waits is told once it is on disk, and not told of an error."""
+        try:
+            if self._suspect:
+                await self._reopen()
+            book, ids, results = await _run(
+                self._writer,
+                self._transaction,
+                [add.what for add in adds],
+                [change.what for change in changes],
+                tallies,
+                lean,
+            )
+        except sqlite3.Error as error:
+            self._error = str(error)
+            code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_MISUSE) & 0xFF
+            self._suspect |= code not in HARMLESS
+            if code == sqlite3.SQLITE_FULL:
+                await self._spend_reserve()
+            return error
+        self._adopt(book)
+        self._made_room(adds)
+        if adds or not lean:
+            self._error = None
         _tell(adds, ids)
         _tell(changes, results)
-        if adds:
-            self._arrived(adds, ids)
+        for change in changes:
+            if change.lands is not None:
+                self._landed(change.lands)
+        return None
 
-    def _arrived(
-        self, adds: list[tuple[Sequence[NewHit], asyncio.Future[list[int]]]], ids: list[list[int]]
-    ) -> None:
-        """Tell the drain what came, so that it need not read it from the disk again."""
-        if self.arrivals is not None:
-            for (hits, _), numbers in zip(adds, ids, strict=True):
-                self.arrivals.extend(
-                    (id_, hit.lane) for id_, hit in zip(numbers, hits, strict=True)
-                )
-        self.news.set()
+    def _adopt(self, book: _Book) -> None:
+        """The commit succeeded: what it changed is ours."""
+        self._book = book
+        if book.arrived:
+            if self.arrivals is not None:
+                self.arrivals.extend(book.arrived)
+            self.news.set()
+        if book.dropped:
+            marked = self._sending.marked()
+            self._overtaken |= {id_: n for id_, n in book.dropped.items() if id_ in marked}
 
-    async def _commit_lean(self, changes: list[tuple[Change, asyncio.Future[Any]]]) -> None:
-        """Outcomes alone, deleting rather than keeping: the drain goes on with a full disk."""
-        todo = [change for change, _ in changes]
-        try:
-            _, results = await _run(self._writer, self._transaction, [], todo, [], True)
-        except sqlite3.OperationalError as error:
-            _fail(changes, error)
-        else:
-            _tell(changes, results)
+    async def _reopen(self) -> None:
+        """A connection that saw an I/O error is not believed: a new one, and what is on disk.
+
+        The reader stays open.  It keeps alive what SQLite knows of the end of the log, so
+        that the rest of a failed commit behind that end is not taken for a commit.
+        """
+        with contextlib.suppress(sqlite3.Error):
+            await self._writer.close()
+        self._writer = await _connect(f"{self.path.as_uri()}?mode=rw", PRAGMAS)
+        self._book = await _run(self._writer, _read_book, self._book)
+        self._suspect = False
+
+    async def _spend_reserve(self) -> None:
+        """Let the log move into the file, so that it can be written over from its start."""
+        if self._reserve.taken:
+            self._reserve.spend()
+            self._free = (-1.0, 0)
+            await self._checkpoint()
+
+    async def _checkpoint(self) -> None:
+        """Move what the log holds into the file, as far as nobody reads it; it may fail."""
+        if not (self._over or self._suspect):
+            with contextlib.suppress(sqlite3.Error):
+                await _run(self._writer, _rows, "PRAGMA wal_checkpoint")
+
+    def _landed(self, hit: int) -> None:
+        self._sending.unmark(hit)
+        self._overtaken.pop(hit, None)
+
+    def _made_room(self, adds: list[_Asked[Sequence[NewHit]]]) -> None:
+        """These are no longer on their way."""
+        self._adding_hits -= sum(len(add.what) for add in adds)
+        self._adding_bytes -= sum(_size(add.what) for add in adds)
+
+    def _fail_adds(self, adds: list[_Asked[Sequence[NewHit]]], error: BaseException) -> None:
+        self._made_room(adds)
+        _fail(adds, error)
 
     def _transaction(
         self,
         db: sqlite3.Connection,
         adds: list[Sequence[NewHit]],
         changes: list[Change],
-        tallies: list[tuple[str, int]],
+        tallies: Sequence[tuple[str, int]],
         lean: bool,
-    ) -> tuple[list[list[int]], list[object]]:
+    ) -> tuple[_Book, list[list[int]], list[object]]:
         """All of it or nothing; runs in the writer's thread."""
-        book = replace(self._book)
+        book = replace(self._book, dropped={}, arrived=[])
         db.execute("BEGIN IMMEDIATE")
         try:
             results = [change(db, book, lean) for change in changes]
@@ -466,11 +622,10 @@ class Queue:
             if db.in_transaction:
                 db.execute("ROLLBACK")
             raise
-        self._book = book
-        return ids, results
+        return book, ids, results
 
     def _insert(self, db: sqlite3.Connection, book: _Book, hits: Sequence[NewHit]) -> list[int]:
-        size = sum(len(hit.content) for hit in hits)
+        size = _size(hits)
         if self.limits.drop_oldest:
             over = limits.over(book.ledger, len(hits), size, self.limits)
             if any(over):
@@ -492,6 +647,7 @@ class Queue:
             ],
         )
         book.last_id = first + len(hits) - 1
+        book.arrived += [(id_, hit.lane) for id_, hit in zip(ids, hits, strict=True)]
         book.ledger = replace(
             book.ledger,
             accepted=book.ledger.accepted + len(hits),
@@ -511,36 +667,67 @@ class Queue:
         lean: bool,
     ) -> None:
         if lean or not self.limits.keep_delivered_s:
-            left = db.execute(REMOVE, (hit.id,)).rowcount
+            left = db.execute(SETTLE, (hit.id,)).rowcount
         else:
             left = db.execute(DELIVER, (at_ms, status, ts, hit.id)).rowcount
             book.delivered_rows += left
-        _leave(book, left, hit.size, "delivered")
+        if left:
+            _leave(db, book, [hit.id], hit.size, "delivered")
+        elif hit.id in self._overtaken:
+            # A limit dropped it in the moment it was sent; Adobe has it all the same.
+            counted = self._overtaken[hit.id]
+            book.ledger = replace(
+                book.ledger,
+                delivered=book.ledger.delivered + 1,
+                **{counted: getattr(book.ledger, counted) - 1},
+            )
 
     def _drop(self, db: sqlite3.Connection, book: _Book, hits: int, size: int) -> None:
         """Make room for this many hits and bytes by dropping the oldest not in flight."""
-        flying = self._sending.marked()
-        chosen: list[tuple[int, int]] = []
-        for id_, length, _, _ in db.execute(OLDEST, (book.oldest,)):
-            if hits <= 0 and size <= 0:
-                break
-            if id_ not in flying:
-                chosen.append((id_, length))
-                hits, size = hits - 1, size - length
-        _take_away(db, book, chosen, flying, "discarded")
+        self._take_oldest(db, book, "discarded", lambda n, freed, _: n < hits or freed < size)
 
     def _expire(self, db: sqlite3.Connection, book: _Book, _lean: bool) -> int:
         """Some hits older than max_age leave, oldest first; how many."""
-        flying = self._sending.marked()
         now_ms, most_ms = self.clock.ms(), self.limits.max_age_s * 1000
-        chosen: list[tuple[int, int]] = []
+        return self._take_oldest(
+            db,
+            book,
+            "expired",
+            lambda n, _, received: n < PURGE_HITS and book.boots.age_ms(received, now_ms) > most_ms,
+        )
+
+    def _take_oldest(
+        self,
+        db: sqlite3.Connection,
+        book: _Book,
+        counted: str,
+        wanted: Callable[[int, int, Received], bool],
+    ) -> int:
+        """A limit drops the oldest hits not in flight; how many.
+
+        `wanted`: whether it wants one more, by the hits and bytes chosen so far and when
+        that one was received.
+        """
+        flying = self._sending.marked()
+        chosen: list[int] = []
+        size = 0
+        spared: list[int] = []
         for id_, length, boot, received_ms in db.execute(OLDEST, (book.oldest,)):
-            age_ms = book.boots.age_ms(Received(boot, received_ms), now_ms)
-            if age_ms <= most_ms or len(chosen) == PURGE_HITS:
+            if not wanted(len(chosen), size, Received(boot, received_ms)):
                 break
-            if id_ not in flying:
-                chosen.append((id_, length))
-        _take_away(db, book, chosen, flying, "expired")
+            if id_ in flying:
+                spared.append(id_)
+            else:
+                chosen.append(id_)
+                size += length
+        if not chosen:
+            return 0
+        db.executemany(REMOVE, [(id_,) for id_ in chosen])
+        _leave(db, book, chosen, size, counted)
+        book.dropped.update(dict.fromkeys(chosen, counted))
+        book.gone_through = max(book.gone_through, chosen[-1])
+        book.spared |= {id_ for id_ in spared if id_ < book.gone_through}
+        book.oldest = min([book.gone_through, *book.spared])
         return len(chosen)
 
     def _purge(self, db: sqlite3.Connection, book: _Book, _lean: bool) -> int:
@@ -566,17 +753,40 @@ class Queue:
         return self.clock.wall_ms() - self.clock.ms()
 
     def free_disk(self) -> int:
-        """Bytes free where the file lies, measured at most twice a second."""
+        """Bytes free where the file lies, measured at most twice a second.
+
+        Less than nothing while the reserve is spent: then no limit allows another hit.
+        """
         now = asyncio.get_running_loop().time()
         if now - self._free[0] > 0.5:
-            stat = os.statvfs(self.path.parent)
-            self._free = (now, stat.f_bavail * stat.f_frsize)
+            try:
+                stat = os.statvfs(self.path.parent)
+                free = stat.f_bavail * stat.f_frsize
+                self._lost = self.path.stat().st_ino != self._inode
+            except OSError:
+                free, self._lost = 0, not self.path.exists()
+            self._free = (now, free if self._reserve.take() else -1)
         return self._free[1]
 
-    async def _change(self, change: Change) -> Any:
-        """The result of a change, once it is on disk; QueueUnavailable when it is not."""
+    async def _read(
+        self, do: Callable[Concatenate[sqlite3.Connection, P], T], *args: P.args, **kwargs: P.kwargs
+    ) -> T:
+        if self._closed:
+            raise QueueUnavailable("the queue is closed")
+        try:
+            return await _run(self._reader, do, *args, **kwargs)
+        except sqlite3.Error as error:
+            raise QueueUnavailable(f"cannot read {self.path}: {error}") from error
+
+    async def _change(self, change: Change, lands: int | None = None) -> Any:
+        """The result of a change, once it is on disk; QueueUnavailable when it is not.
+
+        The hit that `lands` is in flight until then, even if nobody waits any more.
+        """
+        if self._over:
+            raise QueueUnavailable("the queue is closed")
         done: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
-        self._changes.append((change, done))
+        self._changes.append(_Asked(change, done, lands))
         self._work.set()
         return await done
 
@@ -584,37 +794,21 @@ class Queue:
 # -- changes that need nothing of the queue but its file -----------------------------------
 
 
-def _leave(book: _Book, hits: int, size: int, counted: str) -> None:
-    """Waiting hits became something else; none when a limit had dropped them meanwhile."""
-    if hits:
-        ledger = book.ledger
-        book.ledger = replace(
-            ledger,
-            waiting=ledger.waiting - hits,
-            waiting_bytes=ledger.waiting_bytes - size,
-            **{counted: getattr(ledger, counted) + hits},
-        )
-
-
-def _take_away(
-    db: sqlite3.Connection,
-    book: _Book,
-    chosen: list[tuple[int, int]],
-    flying: frozenset[int],
-    counted: str,
-) -> None:
-    """A limit drops these (id, bytes), which are the oldest but for those in flight."""
-    if not chosen:
-        return
-    ids = [(id_,) for id_, _ in chosen]
-    db.executemany(REMOVE, ids)
-    held = db.executemany("DELETE FROM held WHERE id = ?", ids).rowcount
-    book.ledger = replace(book.ledger, held=book.ledger.held - held)
-    _leave(book, len(chosen), sum(size for _, size in chosen), counted)
-    through = max(chosen[-1][0], book.gone_through)
-    book.spared = frozenset(id_ for id_ in flying | book.spared if id_ <= through)
-    book.gone_through = through
-    book.oldest = min([through, *book.spared])
+def _leave(db: sqlite3.Connection, book: _Book, hits: list[int], size: int, counted: str) -> None:
+    """Waiting hits became something else."""
+    held = 0
+    if book.ledger.held:
+        rows = [(id_,) for id_ in hits]
+        held = db.executemany("DELETE FROM held WHERE id = ?", rows).rowcount
+    book.spared = book.spared.difference(hits)
+    ledger = book.ledger
+    book.ledger = replace(
+        ledger,
+        waiting=ledger.waiting - len(hits),
+        waiting_bytes=ledger.waiting_bytes - size,
+        held=ledger.held - held,
+        **{counted: getattr(ledger, counted) + len(hits)},
+    )
 
 
 def _bury(
@@ -627,9 +821,11 @@ def _bury(
     book: _Book,
     _lean: bool,
 ) -> None:
-    left = db.execute(BURY, (reason, status, tries, died_ms, hit.id)).rowcount
-    db.execute(REMOVE, (hit.id,))
-    _leave(book, left, hit.size, "dead")
+    # Taken out before it is put in: on a full disk it needs the room it had.
+    rows = db.execute(TAKE_OUT, (hit.id,)).fetchall()
+    if rows:
+        db.execute(BURY, (*rows[0], reason, status, tries, died_ms))
+        _leave(db, book, [hit.id], hit.size, "dead")
 
 
 def _hold(
@@ -652,11 +848,8 @@ def _doubt_all(ids: list[int], db: sqlite3.Connection, book: _Book, _lean: bool)
         book.ledger = replace(book.ledger, ambiguous=book.ledger.ambiguous + doubted)
 
 
-def _requeue(
-    ids: list[int], db: sqlite3.Connection, book: _Book, _lean: bool
-) -> list[tuple[int, int]]:
-    """The new ids of these dead letters, and their lanes."""
-    requeued: list[tuple[int, int]] = []
+def _requeue(ids: list[int], db: sqlite3.Connection, book: _Book, _lean: bool) -> int:
+    count = 0
     for id_ in ids:
         row = db.execute("SELECT length(content), lane FROM dead WHERE id = ?", (id_,)).fetchone()
         if row is None:
@@ -672,8 +865,9 @@ def _requeue(
             waiting=ledger.waiting + 1,
             waiting_bytes=ledger.waiting_bytes + size,
         )
-        requeued.append((book.last_id, lane))
-    return requeued
+        book.arrived.append((book.last_id, lane))
+        count += 1
+    return count
 
 
 def _discard(ids: list[int], db: sqlite3.Connection, book: _Book, _lean: bool) -> int:
@@ -681,6 +875,16 @@ def _discard(ids: list[int], db: sqlite3.Connection, book: _Book, _lean: bool) -
     ledger = book.ledger
     book.ledger = replace(ledger, dead=ledger.dead - count, discarded=ledger.discarded + count)
     return count
+
+
+def _shrink(db: sqlite3.Connection, _book: _Book, _lean: bool) -> int:
+    """Give some empty pages back to the disk; how many."""
+    (empty,) = _one(db, "PRAGMA freelist_count")
+    pages: int = min(max(0, empty - SPARE_PAGES), SHRINK_PAGES)
+    for _ in range(pages):
+        # One a call: the module steps a statement without rows only once.
+        db.execute("PRAGMA incremental_vacuum(1)")
+    return pages
 
 
 def _set(name: str, value: str | None, db: sqlite3.Connection, _book: _Book, _lean: bool) -> None:
@@ -699,12 +903,20 @@ def _hit(row: tuple[Any, ...]) -> Hit:
         id=id_,
         lane=lane,
         received=Received(boot, received_ms),
-        request=wire.unpack(content),
+        request=_request(content),
         size=len(content),
         suites=tuple(suites.split(",")) if suites else (),
         ambiguous=bool(flags & AMBIGUOUS),
         requeued=bool(flags & REQUEUED),
     )
+
+
+def _request(content: bytes) -> Request:
+    """The stored request; of a damaged one its bytes, which no reader takes for a hit."""
+    try:
+        return wire.unpack(content)
+    except ValueError:
+        return Request("", b"", body=content)
 
 
 def _dead(row: tuple[Any, ...]) -> DeadLetter:
@@ -739,8 +951,9 @@ def peek(path: Path) -> tuple[Ledger, dict[str, int]]:
 
     QueueUnavailable when it cannot be read.
     """
+    uri = f"{path.absolute().as_uri()}?mode=ro"
     try:
-        with contextlib.closing(sqlite3.connect(f"{path.as_uri()}?mode=ro", uri=True)) as db:
+        with contextlib.closing(sqlite3.connect(uri, uri=True)) as db:
             row = db.execute(READ_LEDGER).fetchone()
             tallies = dict(db.execute("SELECT name, count FROM tallies").fetchall())
     except sqlite3.Error as error:
@@ -748,24 +961,10 @@ def peek(path: Path) -> tuple[Ledger, dict[str, int]]:
     return Ledger(*row[1:]), tallies
 
 
-def _own(path: Path) -> int:
-    """The lock that makes this process the one owner of the file."""
-    try:
-        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        lock = os.open(path.with_name(path.name + "-lock"), os.O_RDWR | os.O_CREAT, 0o600)
-    except OSError as error:
-        raise QueueUnavailable(f"cannot create {path}: {error.strerror}") from error
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-        os.close(lock)
-        raise QueueInUse(f"{path} is in use by another process: stop that one first") from error
-    return lock
-
-
 def _prepare(path: Path, clock: Clock) -> Boots:
     """Create or migrate the file, and find the row of this boot."""
-    new = not path.exists()
+    # A file without a byte is what a crash right here left behind.
+    new = not path.exists() or not path.stat().st_size
     if new:
         os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
     with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as db:
@@ -792,45 +991,11 @@ def _prepare(path: Path, clock: Clock) -> Boots:
     return Boots(current, offsets)
 
 
-class _Sending:
-    """Which hits are in flight, beside the queue file, so that a crash cannot hide it.
-
-    One slot of 8 bytes a hit, written without fsync: it must survive the process, not
-    the power.
-    """
-
-    SLOT = struct.Struct("<q")
-
-    def __init__(self, path: Path, slots: int) -> None:
-        self._file = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
-        self._free = list(range(slots))
-        self._slots: dict[int, int] = {}
-
-    def left(self) -> list[int]:
-        """The hits that were in flight when the last process ended."""
-        data = os.pread(self._file, os.fstat(self._file).st_size, 0)
-        whole = len(data) - len(data) % self.SLOT.size
-        return [hit for (hit,) in self.SLOT.iter_unpack(data[:whole]) if hit]
-
-    def clear(self) -> None:
-        os.ftruncate(self._file, 0)
-
-    def mark(self, hit: int) -> None:
-        slot = self._slots[hit] = self._free.pop()
-        os.pwrite(self._file, self.SLOT.pack(hit), slot * self.SLOT.size)
-
-    def unmark(self, hit: int) -> None:
-        slot = self._slots.pop(hit, None)
-        if slot is not None:
-            os.pwrite(self._file, self.SLOT.pack(0), slot * self.SLOT.size)
-            self._free.append(slot)
-
-    def marked(self) -> frozenset[int]:
-        # Called in the writer's thread; a copy of the keys is one step under the GIL.
-        return frozenset(list(self._slots))
-
-    def close(self) -> None:
-        os.close(self._file)
+def _read_book(db: sqlite3.Connection, book: _Book) -> _Book:
+    """What the file says, on top of what only this process knows."""
+    last_id, *counts = _one(db, READ_LEDGER)
+    (rows,) = _one(db, "SELECT count(*) FROM delivered")
+    return replace(book, ledger=Ledger(*counts), last_id=last_id, delivered_rows=rows)
 
 
 async def _connect(uri: str, pragmas: Iterable[str]) -> aiosqlite.Connection:
@@ -859,15 +1024,20 @@ async def _run(
     return result
 
 
-def _tell(waiting: list[tuple[Any, asyncio.Future[Any]]], results: Sequence[Any]) -> None:
-    for (_, done), result in zip(waiting, results, strict=True):
-        if not done.done():
-            done.set_result(result)
+def _size(hits: Sequence[NewHit]) -> int:
+    return sum(len(hit.content) for hit in hits)
 
 
-def _fail(waiting: list[tuple[Any, asyncio.Future[Any]]], error: sqlite3.Error) -> None:
-    for _, done in waiting:
-        if not done.done():
-            failure = QueueUnavailable(f"the disk refused: {error}")
+def _tell(asked: Sequence[_Asked[Any]], results: Sequence[Any]) -> None:
+    for wish, result in zip(asked, results, strict=True):
+        if not wish.done.done():
+            wish.done.set_result(result)
+
+
+def _fail(asked: Sequence[_Asked[Any]], error: BaseException) -> None:
+    """Tell who still waits, each with an exception of its own."""
+    for wish in asked:
+        if not wish.done.done():
+            failure = QueueUnavailable(f"not stored: {error}")
             failure.__cause__ = error
-            done.set_exception(failure)
+            wish.done.set_exception(failure)

@@ -1,0 +1,126 @@
+"""The small files beside the queue file: who owns it, what is in flight, a reserve of disk.
+
+Rule: none of them holds a hit; each may be deleted while the queue is closed, and is made anew.
+Non-rule: knows nothing of SQLite.
+Source: flock(2), posix_fallocate(3).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import io
+import os
+import struct
+from pathlib import Path
+
+from proxy.errors import QueueInUse
+
+# The log in front of the queue file holds 2 MiB and the transaction that went over; all of
+# it may be new to the file.
+RESERVE_BYTES = 8 * 1024**2
+
+
+def own(path: Path) -> io.FileIO:
+    """The lock that makes this process the one owner of the file; QueueInUse when taken."""
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    lock = _open(path, "-lock")
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        lock.close()
+        raise QueueInUse(f"{path} is in use by another process: stop that one first") from error
+    except BaseException:
+        lock.close()
+        raise
+    return lock
+
+
+class Sending:
+    """Which hits are in flight, on disk, so that a crash cannot hide it.
+
+    One slot of 8 bytes a hit, written without fsync: it must survive the process, not
+    the power.  A mark the disk refuses is no reason to stop sending, which is what frees
+    the disk; the slots are there from the start so that this does not happen.
+    """
+
+    SLOT = struct.Struct("<q")
+
+    def __init__(self, path: Path, slots: int) -> None:
+        self._file = _open(path, "-sending")
+        self._free = list(range(slots))
+        self._slots: dict[int, int] = {}
+
+    def left(self) -> list[int]:
+        """The hits that were in flight when the last process ended."""
+        data = os.pread(self._file.fileno(), os.fstat(self._file.fileno()).st_size, 0)
+        whole = len(data) - len(data) % self.SLOT.size
+        return [hit for (hit,) in self.SLOT.iter_unpack(data[:whole]) if hit]
+
+    def clear(self) -> None:
+        """Forget what was left, and take the room of the slots from the disk."""
+        self._file.truncate(len(self._free) * self.SLOT.size)
+        self._write(0, bytes(len(self._free) * self.SLOT.size))
+
+    def mark(self, hit: int) -> None:
+        if hit not in self._slots:
+            # More in flight than was announced is a mistake, but no reason to fail.
+            slot = self._free.pop() if self._free else len(self._slots)
+            self._slots[hit] = slot
+            self._write(slot, self.SLOT.pack(hit))
+
+    def unmark(self, hit: int) -> None:
+        slot = self._slots.pop(hit, None)
+        if slot is not None:
+            self._free.append(slot)
+            self._write(slot, self.SLOT.pack(0))
+
+    def marked(self) -> frozenset[int]:
+        # Called in the writer's thread; a copy of the keys is one step under the GIL.
+        return frozenset(list(self._slots))
+
+    def close(self) -> None:
+        self._file.close()
+
+    def _write(self, slot: int, data: bytes) -> None:
+        with contextlib.suppress(OSError):
+            os.pwrite(self._file.fileno(), data, slot * self.SLOT.size)
+
+
+class Reserve:
+    """Disk space kept back, for the one moment when SQLite needs some to go on.
+
+    With a full disk, what the log holds cannot move into the queue file, which would have
+    to grow, and the log cannot grow either: not even a hit that was delivered could be
+    deleted.  The reserve pays for that one move; from there the log is written over again.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path.with_name(path.name + "-reserve")
+        self.taken = False
+
+    def take(self) -> bool:
+        """Whether the reserve is there (again)."""
+        if not self.taken:
+            try:
+                with _open(self._path) as file:
+                    os.posix_fallocate(file.fileno(), 0, RESERVE_BYTES)
+            except OSError as error:
+                if error.errno in {errno.ENOSPC, errno.EDQUOT}:
+                    self.spend()
+                    return False
+                # A file system that cannot reserve: go on without.
+            self.taken = True
+        return self.taken
+
+    def spend(self) -> None:
+        self.taken = False
+        with contextlib.suppress(OSError):
+            self._path.unlink()
+
+
+def _open(path: Path, suffix: str = "") -> io.FileIO:
+    """For reading and writing, readable by its owner alone."""
+    descriptor = os.open(path.with_name(path.name + suffix), os.O_RDWR | os.O_CREAT, 0o600)
+    return io.FileIO(descriptor, "r+b")
