@@ -12,7 +12,9 @@ not undo a hit, held by a test.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
+import socket
 import ssl
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Sequence
@@ -28,7 +30,6 @@ from proxy.core.hit import NewHit, Received, Request, Suites
 from proxy.core.reception import Identify, Refuse, Take
 from proxy.errors import QueueError, QueueFull
 
-LINGER_S = 2.0
 # What a server that was asked to go at once leaves to requests under way; to the library
 # 0 would mean: for ever.
 AT_ONCE_S = 0.05
@@ -56,7 +57,8 @@ class Listening:
     """Where and how to listen; with `tls`, over TLS.
 
     `idle_s`: a page sends in a burst, then idles; a head that is not whole by then never
-    will be.  `body_s` is what a body has to arrive.
+    will be.  `body_s` is what a body has to arrive.  `linger_s` is what a client has to read
+    its answer that ends the connection: a close on bytes we did not read would reset it.
     """
 
     host: str
@@ -66,6 +68,7 @@ class Listening:
     tls: ssl.SSLContext | None = None
     idle_s: float = 30.0
     body_s: float = 10.0
+    linger_s: float = 2.0
     most_connections: int = 2_000
 
 
@@ -114,12 +117,19 @@ class Intake:
         self._copies = Copies()
         self._servers: list[tuple[asyncio.Server, web.Server]] = []
 
-    async def start(self, where: Listening) -> tuple[str, int]:
-        """Listen; the address really bound.  OSError when it cannot be."""
+    async def start(self, where: Listening, opened: socket.socket | None = None) -> tuple[str, int]:
+        """Listen; the address really bound.  OSError when it cannot be.
+
+        `opened` is a listening socket to use instead of the address.
+        """
         server = _Server(self, where)
-        listener = await asyncio.get_running_loop().create_server(
-            server, where.host, where.port, ssl=where.tls, backlog=1024
-        )
+        loop = asyncio.get_running_loop()
+        if opened is None:
+            listener = await loop.create_server(
+                server, where.host, where.port, ssl=where.tls, backlog=1024
+            )
+        else:
+            listener = await loop.create_server(server, sock=opened, ssl=where.tls, backlog=1024)
         self._servers.append((listener, server))
         host, port = listener.sockets[0].getsockname()[:2]
         return host, port
@@ -263,7 +273,7 @@ class _Server(web.Server):
         return _Connection(
             self,
             self._intake,
-            self._where.most_connections,
+            self._where,
             loop=asyncio.get_running_loop(),
             keepalive_timeout=self._where.idle_s,
             access_log=None,  # a log line of a hit would hold its contents
@@ -271,7 +281,7 @@ class _Server(web.Server):
             max_line_size=self._where.max_request,
             max_field_size=self._where.max_request,
             max_headers=200,
-            lingering_time=LINGER_S,
+            lingering_time=self._where.linger_s,
             auto_decompress=False,
         )
 
@@ -282,19 +292,45 @@ class _Server(web.Server):
 class _Connection(web.RequestHandler):
     """One client; what cannot be parsed is answered and counted as everything else is."""
 
-    __slots__ = ("_intake", "_most")
+    __slots__ = ("_broken", "_intake", "_lost", "_where")
 
-    def __init__(self, server: web.Server, intake: Intake, most: int, **settings: object) -> None:
+    def __init__(
+        self, server: web.Server, intake: Intake, where: Listening, **settings: object
+    ) -> None:
         super().__init__(server, **settings)  # type: ignore[arg-type]
-        self._intake, self._most = intake, most
+        self._intake, self._where = intake, where
+        self._broken = False
+        self._lost = asyncio.Event()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         assert self._manager is not None  # noqa: S101 - aiohttp's own contract
-        if len(self._manager.connections) >= self._most:
+        if len(self._manager.connections) >= self._where.most_connections:
             self._intake.turned_away()
             transport.close()
             return
         super().connection_made(transport)
+
+    def connection_lost(self, exc: BaseException | None) -> None:
+        self._lost.set()
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        # Behind what could not be parsed nothing can be; it is only taken off the wire.
+        if not self._broken:
+            super().data_received(data)
+
+    async def finish_response(
+        self, request: web.BaseRequest, resp: web.StreamResponse, start_time: float | None
+    ) -> tuple[web.StreamResponse, bool]:
+        """Send the answer; when it is the last because of what came, let the client read it."""
+        sent = await super().finish_response(request, resp, start_time)
+        if self._broken and self.transport is not None:
+            if self.transport.can_write_eof():
+                self.transport.write_eof()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(self._where.linger_s):
+                    await self._lost.wait()
+        return sent
 
     def handle_error(
         self,
@@ -308,6 +344,7 @@ class _Connection(web.RequestHandler):
             logging.getLogger(__name__).error("intake failed", exc_info=exc)
             found = answer.unstored(reception.RETRY_AFTER_S)
         else:
+            self._broken = True
             found = self._intake.malformed(exc)
         response = _response(found)
         response.force_close()
