@@ -13,14 +13,16 @@ import asyncio
 import contextlib
 import json
 import random
+import socket
 import ssl
-from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import structlog
 
-from proxy import __version__, config, desk
+from proxy import __version__, config, house, logs
 from proxy.config import Config
 from proxy.core.hit import Received, Reply, Request, Timestamps
 from proxy.core.limits import Limits
@@ -31,6 +33,7 @@ from proxy.shell.admin import Admin
 from proxy.shell.clock import Clock, SystemClock
 from proxy.shell.intake import Intake, Listening
 from proxy.shell.queue import Queue
+from proxy.shell.supervisor import Supervisor
 from proxy.shell.upstream import Upstream, Where
 
 log = structlog.get_logger()
@@ -55,82 +58,190 @@ async def run(
     stop: asyncio.Event,
     *,
     ready: Callable[[Listeners], None] = lambda _: None,
+    reloads: asyncio.Queue[Config] | None = None,
     clock: Clock | None = None,
+    boss: Supervisor | None = None,
+    sockets: Mapping[str, socket.socket] | None = None,
 ) -> None:
-    """Serve until `stop` is set.  QueueError and OSError when it cannot start."""
+    """Serve until `stop` is set.  QueueError and OSError when it cannot start.
+
+    `reloads` brings checked configurations to change to; `sockets` are listening ones the
+    supervisor opened, named `beacons`, `tls` and `admin`.
+    """
     loop = asyncio.get_running_loop()
     queue = await Queue.open(
         queue_file, limits(settings), clock or SystemClock(), settings.drain.concurrency
     )
-    upstream = drain = None
-    if settings.upstream is not None:
-        upstream = Upstream(_where(settings.upstream))
-        drain = Drain(
-            queue,
-            upstream,
-            upstream.where.authority,
-            config.suites(settings),
-            policy(settings),
-            random.random,
-        )
-    server = None if settings.upstream is None else str(settings.upstream.server)
-    front = Desk(queue, drain, server, loop.time(), loop.time)
-    intake = Intake(
-        queue, config.suites(settings), lambda: received(queue), _identify(upstream, drain, front)
-    )
-    admin = Admin(front)
+    daemon = Daemon(settings, queue, boss or Supervisor(), loop)
     try:
         async with asyncio.TaskGroup() as loops:
             loops.create_task(queue.run())
-            await release(settings, queue)
-            await front.remember()
-            await intake.remember_newest()
+            await daemon.remember()
+            drain = daemon.drain
             draining = loops.create_task(drain.run()) if drain is not None else None
-            house = loops.create_task(desk.keep_house(front))
-            listeners = await _listen(settings, intake, admin)
-            log.info("ready", version=__version__, queue=str(queue_file), upstream=server)
+            keeping = loops.create_task(house.keep(daemon.desk, daemon.boss))
+            changing = loops.create_task(daemon.change(reloads or asyncio.Queue()))
+            listeners = await daemon.listen(sockets or {})
+            log.info("ready", version=__version__, queue=str(queue_file), upstream=daemon.server)
+            daemon.boss.tell("READY=1", f"STATUS={await house.sentence(daemon.desk)}")
             ready(listeners)
 
             await stop.wait()
+            daemon.boss.tell("STOPPING=1")
             # 1. No new hits; what is being stored is answered.
-            await intake.close(GRACE_S)
+            await daemon.intake.close(GRACE_S)
             # 2. Nothing new is sent; what flies may land.
             if drain is not None and draining is not None:
                 drain.stop()
                 await draining
             # 3. No more people.
-            house.cancel()
-            await admin.close()
+            changing.cancel()
+            keeping.cancel()
+            await daemon.admin.close()
             # 4. What is known goes to disk.
             await queue.close()
             log.info("stopped", waiting=queue.ledger.waiting)
     finally:
         # After a failure the steps above did not run; each of these may be repeated.
-        with contextlib.suppress(OSError):
-            await intake.close(0)
-        await admin.close()
-        if upstream is not None:
-            await upstream.close()
-        await queue.close()
+        await daemon.close()
 
 
-async def _listen(settings: Config, intake: Intake, admin: Admin) -> Listeners:
-    listen = settings.listen
-    tls = None
-    beacons = await intake.start(_listening(settings, listen.address, None))
-    if listen.tls_address is not None:
-        context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-        context.load_cert_chain(str(listen.tls_cert), str(listen.tls_key))
-        tls = await intake.start(_listening(settings, listen.tls_address, context))
-    page = None
-    if settings.admin.address is not None:
-        page = await admin.start(
-            settings.admin.address.host,
-            settings.admin.address.port,
-            settings.admin.allowed_hosts,
-            config.admin_token(settings),
+class Daemon:
+    """What runs, and what a changed configuration changes in it."""
+
+    def __init__(
+        self, settings: Config, queue: Queue, boss: Supervisor, loop: asyncio.AbstractEventLoop
+    ) -> None:
+        self.settings = settings
+        self.queue = queue
+        self.boss = boss
+        self.upstream: Upstream | None = None
+        self.drain: Drain | None = None
+        self.server: str | None = None
+        suites = config.suites(settings)
+        if settings.upstream is not None:
+            self.server = str(settings.upstream.server)
+            self.upstream = Upstream(_where(settings.upstream))
+            self.drain = Drain(
+                queue,
+                self.upstream,
+                self.upstream.where.authority,
+                suites,
+                policy(settings),
+                random.random,
+            )
+        self.desk = Desk(queue, self.drain, self.server, loop.time(), loop.time)
+        self.intake = Intake(queue, suites, lambda: received(queue), self._identify)
+        self.admin = Admin(self.desk)
+        self._tls: ssl.SSLContext | None = None
+
+    async def remember(self) -> None:
+        """What the queue file and people left behind."""
+        await release(self.settings, self.queue)
+        await self.desk.remember()
+        await self.intake.remember_newest()
+
+    async def listen(self, sockets: Mapping[str, socket.socket]) -> Listeners:
+        """Open every configured listener, or take over the supervisor's."""
+        listen = self.settings.listen
+        beacons = await self.intake.start(
+            self._listening(listen.address, None), sockets.get("beacons")
         )
-    return Listeners(_shown(beacons), tls and _shown(tls), page and _shown(page))
+        tls = None
+        if listen.tls_address is not None:
+            self._tls = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+            self._load_certificate(self.settings)
+            tls = await self.intake.start(
+                self._listening(listen.tls_address, self._tls), sockets.get("tls")
+            )
+        page = None
+        admin = self.settings.admin
+        if admin.address is not None:
+            page = await self.admin.start(
+                admin.address.host,
+                admin.address.port,
+                admin.allowed_hosts,
+                config.admin_token(self.settings),
+                sockets.get("admin"),
+            )
+        return Listeners(_shown(beacons), tls and _shown(tls), page and _shown(page))
+
+    async def close(self) -> None:
+        """End everything that is still open, without a grace."""
+        with contextlib.suppress(OSError):
+            await self.intake.close(0)
+        await self.admin.close()
+        if self.upstream is not None:
+            await self.upstream.close()
+        await self.queue.close()
+
+    async def change(self, reloads: asyncio.Queue[Config]) -> None:
+        """Change to each new configuration as far as that goes while running."""
+        while True:
+            settings = await reloads.get()
+            now_us = int(time.clock_gettime(time.CLOCK_MONOTONIC) * 1e6)
+            self.boss.tell("RELOADING=1", f"MONOTONIC_USEC={now_us}")
+            await self._change_to(settings)
+            self.boss.tell("READY=1")
+
+    async def _change_to(self, settings: Config) -> None:
+        try:
+            self._load_certificate(settings)
+        except (OSError, ssl.SSLError) as error:
+            log.warning("reload: the certificate stays as it was", reason=str(error))
+        for key in needs_restart(self.settings, settings):
+            log.warning("reload: this setting changes with a restart only", setting=key)
+        suites = config.suites(settings)
+        self.intake.suites = suites
+        self.queue.limits = limits(settings)
+        if self.drain is not None:
+            self.drain.suites = suites
+            changed = policy(settings)
+            self.drain.change_policy(replace(changed, concurrency=self.drain.policy.concurrency))
+        logs.set_level(settings.log.level)
+        self.settings = settings
+        if await release(settings, self.queue) and self.drain is not None:
+            self.drain.start_over()
+        log.info("reloaded")
+
+    def _load_certificate(self, settings: Config) -> None:
+        # New connections get the new certificate; those that are open keep the old one.
+        listen = settings.listen
+        if self._tls is not None and listen.tls_cert is not None:
+            self._tls.load_cert_chain(str(listen.tls_cert), str(listen.tls_key))
+
+    def _listening(self, address: config.Address, tls: ssl.SSLContext | None) -> Listening:
+        listen = self.settings.listen
+        return Listening(address.host, address.port, listen.max_request, listen.allowed_hosts, tls)
+
+    async def _identify(self, request: Request) -> bytes | None:
+        """`/id` is passed through while the link is up, and never an error."""
+        if self.upstream is None or self.drain is None:
+            return None
+        if self.desk.offline_until_ms is not None or self.drain.link.state is not State.ONLINE:
+            return None
+        try:
+            async with asyncio.timeout(IDENTITY_S):
+                reply = await self.upstream.send(request)
+        except TimeoutError:
+            return None
+        return _identity(reply) if isinstance(reply, Reply) else None
+
+
+def needs_restart(old: Config, new: Config) -> list[str]:
+    """The settings that differ and that a running daemon cannot change."""
+    fixed = {
+        "listen.address": (old.listen.address, new.listen.address),
+        "listen.tls_address": (old.listen.tls_address, new.listen.tls_address),
+        "listen.max_request": (old.listen.max_request, new.listen.max_request),
+        "listen.allowed_hosts": (old.listen.allowed_hosts, new.listen.allowed_hosts),
+        "upstream": (old.upstream, new.upstream),
+        "queue.path": (old.queue.path, new.queue.path),
+        "drain.concurrency": (old.drain.concurrency, new.drain.concurrency),
+        "admin": (old.admin, new.admin),
+        "log.format": (old.log.format, new.log.format),
+    }
+    return [key for key, (before, after) in fixed.items() if before != after]
 
 
 def _shown(bound: tuple[str, int]) -> str:
@@ -138,34 +249,9 @@ def _shown(bound: tuple[str, int]) -> str:
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
-def _listening(settings: Config, address: config.Address, tls: ssl.SSLContext | None) -> Listening:
-    listen = settings.listen
-    return Listening(address.host, address.port, listen.max_request, listen.allowed_hosts, tls)
-
-
 def received(queue: Queue) -> Received:
     """The present instant, as a hit is stamped with it."""
     return Received(queue.boots.current, queue.clock.ms())
-
-
-def _identify(
-    upstream: Upstream | None, drain: Drain | None, front: Desk
-) -> Callable[[Request], Awaitable[bytes | None]]:
-    """`/id` is passed through while the link is up, and never an error."""
-
-    async def ask(request: Request) -> bytes | None:
-        if upstream is None or drain is None or front.offline_until_ms is not None:
-            return None
-        if drain.link.state is not State.ONLINE:
-            return None
-        try:
-            async with asyncio.timeout(IDENTITY_S):
-                reply = await upstream.send(request)
-        except TimeoutError:
-            return None
-        return _identity(reply) if isinstance(reply, Reply) else None
-
-    return ask
 
 
 def _identity(reply: Reply) -> bytes | None:

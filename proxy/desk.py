@@ -22,6 +22,7 @@ from proxy import __version__
 from proxy.core import limits
 from proxy.core.link import State
 from proxy.drain import Drain
+from proxy.errors import QueueError
 from proxy.shell.queue import DeadLetter, Queue
 
 log = structlog.get_logger()
@@ -29,6 +30,9 @@ log = structlog.get_logger()
 OFFLINE = "offline_until"  # the setting that survives restarts: Unix ms, or FOR_EVER
 FOR_EVER = "for-ever"
 MOST_LETTERS = 10_000
+ALIVE_S = 10.0
+# No send, no probe, no answer for this long with hits that may be sent: something is wrong.
+STUCK_S = 180.0
 
 
 @dataclass(slots=True)
@@ -64,7 +68,7 @@ class Desk:
     async def status(self) -> dict[str, Any]:
         """Everything an operator looks at first; seconds, bytes and counts."""
         queue, drain = self.queue, self.drain
-        oldest = await queue.oldest_waiting()
+        oldest_s = await self.oldest_s()
         tallies = queue.tallies
         refusals = {
             name.removeprefix("refused."): count
@@ -73,16 +77,13 @@ class Desk:
         }
         ledger = queue.ledger
         held = await queue.held_suites() if ledger.held else {}
-        now_ms = queue.clock.ms()
         found: dict[str, Any] = {
             "state": self.state(),
             **asdict(ledger),
             "refused": sum(refusals.values()),
             "refused_by_reason": refusals,
             "repeated": tallies.get("repeated", 0),
-            "oldest_waiting_seconds": (
-                0.0 if oldest is None else queue.boots.age_ms(oldest, now_ms) / 1000
-            ),
+            "oldest_waiting_seconds": oldest_s or 0.0,
             "balanced": ledger.balanced,
             "refusing": self.refusing(),
             "held_suites": {
@@ -117,6 +118,26 @@ class Desk:
             "sends": dict(drain.results),
             "held_until_ms": until if until is not None and until != float("inf") else None,
         }
+
+    async def oldest_s(self) -> float | None:
+        """The age of the oldest waiting hit; None when nothing waits."""
+        oldest = await self.queue.oldest_waiting()
+        if oldest is None:
+            return None
+        return self.queue.boots.age_ms(oldest, self.queue.clock.ms()) / 1000
+
+    async def is_alive(self) -> bool:
+        """The writer answers, and the drain moves if it could."""
+        try:
+            async with asyncio.timeout(ALIVE_S):
+                await self.queue.setting(OFFLINE)
+        except (TimeoutError, QueueError):
+            return False
+        return self.stuck_s() < STUCK_S
+
+    def stuck_s(self) -> float:
+        """For how long hits that may be sent have been waiting without anything being tried."""
+        return 0.0 if self.drain is None else self.drain.idle_s(self.loop_time())
 
     async def can_store(self) -> bool:
         """Ready: a hit that came now would be kept."""
@@ -216,14 +237,3 @@ def _contents(letter: DeadLetter) -> dict[str, Any]:
         "headers": [[n.decode("latin-1"), v.decode("latin-1")] for n, v in request.headers],
         "body": request.body.decode("latin-1"),
     }
-
-
-async def keep_house(desk: Desk) -> None:
-    """Tidy the queue now and then, and end a hold in time."""
-    while True:
-        await desk.queue.tidy()
-        left_s = await desk.end_of_hold()
-        await asyncio.sleep(min(TIDY_S, left_s if left_s is not None else TIDY_S))
-
-
-TIDY_S = 10.0

@@ -129,6 +129,7 @@ class Drain:
         self._last_ts: OrderedDict[int, int] = OrderedDict()
         self._held_lanes: set[int] = set()
         self._stopping = self._paused = self._afresh = False
+        self._moved_at = 0.0  # when the drain last tried something, or could not
         self._told: bool | None = None  # whether the log last said online
 
     @property
@@ -147,6 +148,25 @@ class Drain:
         self.link.retry_now(asyncio.get_running_loop().time())
         self._schedule.release_all()
         self._hits.news.set()
+
+    def change_policy(self, policy: Policy) -> None:
+        """What failures cost from now on, and how fast a backlog leaves."""
+        self.policy = policy
+        self.link.change_back_off(policy.first_s, policy.most_s)
+        self.pace.configure(policy.rate)
+        self._hits.news.set()
+
+    def idle_s(self, now: float) -> float:
+        """For how long nothing was tried although hits may be sent; 0 when there is a reason."""
+        return 0.0 if self._waits(now) else now - self._moved_at
+
+    def _waits(self, now: float) -> bool:
+        return bool(
+            self._paused
+            or not self._schedule.sendable
+            or self.link.state is State.OFFLINE
+            or self.pace.next_at(now) > now
+        )
 
     def start_over(self) -> None:
         """Read the queue from its beginning again, as after held hits were released."""
@@ -177,6 +197,8 @@ class Drain:
     def _notice(self) -> None:
         """What happened in the queue meanwhile."""
         now = asyncio.get_running_loop().time()
+        if self._waits(now):
+            self._moved_at = now
         if self._hits.last_id != self._seen:
             self._seen = self._hits.last_id
             self.link.woken(now)
@@ -252,6 +274,7 @@ class Drain:
             taken.append(chosen)
         if not taken:
             return
+        self._moved_at = now
         rows = await self._hits.fetch([hit for hit, _ in taken])
         found = {hit.id: hit for hit in rows}
         for id_, lane in taken:
@@ -299,6 +322,7 @@ class Drain:
             await self._send(hit, began)
         finally:
             self._flying.pop(hit.id, None)
+            self._moved_at = asyncio.get_running_loop().time()
             self._hits.news.set()
 
     async def _send(self, hit: Hit, began: float) -> None:

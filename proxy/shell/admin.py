@@ -7,6 +7,7 @@ Source: docs/design/0009 for who may ask.
 
 from __future__ import annotations
 
+import socket
 from typing import Any, Protocol
 
 from aiohttp import web
@@ -34,16 +35,26 @@ class Admin:
         self._runner: web.AppRunner | None = None
 
     async def start(
-        self, host: str, port: int, allowed_hosts: tuple[str, ...], token: str | None
+        self,
+        host: str,
+        port: int,
+        allowed_hosts: tuple[str, ...],
+        token: str | None,
+        opened: socket.socket | None = None,
     ) -> tuple[str, int]:
-        """Listen; the address really bound."""
+        """Listen; the address really bound.  `opened`: a listening socket to use instead."""
         app = web.Application()
         app.router.add_get("/api/v1/status", self._status)
         self._runner = web.AppRunner(app, access_log=None)
         await self._runner.setup()
-        site = web.TCPSite(self._runner, host, port)
+        site: web.BaseSite
+        if opened is None:
+            site = web.TCPSite(self._runner, host, port)
+        else:
+            site = web.SockSite(self._runner, opened)
         await site.start()
-        return self._runner.addresses[0][:2]
+        address: tuple[str, int] = self._runner.addresses[0][:2]
+        return address
 
     async def close(self) -> None:
         if self._runner is not None:

@@ -1,0 +1,71 @@
+"""What a running daemon does now and then: tidy, end a hold in time, tell its supervisor.
+
+Rule: a sign of life is given only after the queue's writer answered, and not while a drain
+that could send has sent nothing for long: alive but stuck must look unhealthy.
+Non-rule: decides nothing about hits.
+Source: sd_notify(3); Fluent Bit's pods that stayed healthy while nothing was forwarded.
+"""
+
+from __future__ import annotations
+
+import asyncio
+
+import structlog
+
+from proxy.desk import Desk
+from proxy.errors import QueueError
+from proxy.shell.supervisor import Supervisor
+
+log = structlog.get_logger()
+
+TIDY_S = 10.0
+
+
+async def keep(desk: Desk, supervisor: Supervisor) -> None:
+    """For ever, every ten seconds or as often as a sign of life is wanted."""
+    loop = asyncio.get_running_loop()
+    tidied = -TIDY_S
+    told = ""
+    while True:
+        if loop.time() - tidied >= TIDY_S:
+            tidied = loop.time()
+            try:
+                await desk.queue.tidy()
+            except QueueError as error:
+                log.warning("the queue could not be tidied", reason=str(error))
+            status = await sentence(desk)
+            if status != told:
+                supervisor.tell(f"STATUS={status}")
+                told = status
+        if await desk.is_alive():
+            supervisor.tell("WATCHDOG=1")
+        left_s = await desk.end_of_hold()
+        waits = [TIDY_S, left_s, supervisor.watchdog_s and supervisor.watchdog_s / 2]
+        await asyncio.sleep(max(0.05, min(wait for wait in waits if wait is not None)))
+
+
+async def sentence(desk: Desk) -> str:
+    """The state in one line, for a supervisor's status: `Offline 29m; 12,418 waiting, ...`."""
+    ledger = desk.queue.ledger
+    words = [desk.state().capitalize(), f"{ledger.waiting:,} waiting"]
+    oldest = await desk.oldest_s()
+    if oldest is not None:
+        words.append(f"oldest {span(oldest)}")
+    if ledger.dead:
+        words.append(f"{ledger.dead:,} dead letters")
+    if ledger.held:
+        words.append(f"{ledger.held:,} held")
+    return "; ".join([words[0], ", ".join(words[1:])])
+
+
+def span(seconds: float) -> str:
+    """A duration as a person says it: `45s`, `29m`, `5h12m`, `3d4h`."""
+    minutes = int(seconds // 60)
+    if minutes < 1:
+        return f"{int(seconds)}s"
+    if minutes < 60:
+        return f"{minutes}m"
+    hours = minutes // 60
+    if hours < 24:
+        return f"{hours}h{minutes % 60:02d}m"
+    return f"{hours // 24}d{hours % 24}h"
