@@ -1,0 +1,30 @@
+"""The configuration: `load` it, ask it, show it. See `model` for the settings.
+
+The core never imports this; it is handed plain values (`suites`).
+"""
+
+from proxy.config.checks import admin_token, suites, warnings
+from proxy.config.load import find, load, queue_path
+from proxy.config.model import Config, LogFormat, LogLevel, Unlisted, Upstream, WhenFull
+from proxy.config.show import Setting, effective, table
+from proxy.config.values import Address, Server
+
+__all__ = [
+    "Address",
+    "Config",
+    "LogFormat",
+    "LogLevel",
+    "Server",
+    "Setting",
+    "Unlisted",
+    "Upstream",
+    "WhenFull",
+    "admin_token",
+    "effective",
+    "find",
+    "load",
+    "queue_path",
+    "suites",
+    "table",
+    "warnings",
+]
