@@ -165,24 +165,50 @@ class Schedule:
         known.state = _State.BLOCKED
 
     def dropped(self, through: int, spared: frozenset[int] | set[int] = frozenset()) -> None:
-        """Hits up to id `through` left the queue by a limit, but for `spared` ones."""
+        """Hits up to id `through` left the queue by a limit, but for `spared` ones.
+
+        A hit in flight is known until it lands, spared or not.  Where the head is gone, so
+        is what its lane waited for.
+        """
         for lane, known in list(self._lanes.items()):
-            if known.head > through:
+            head = known.head
+            if head > through:
                 continue
+            flies = known.state is _State.FLYING
             kept = array(
-                "q", (hit for hit in known.ids[known.first :] if hit > through or hit in spared)
+                "q",
+                (
+                    hit
+                    for hit in known.ids[known.first :]
+                    if hit > through or hit in spared or (flies and hit == head)
+                ),
             )
             self._known -= len(known) - len(kept)
-            head = known.head
             known.ids, known.first = kept, 0
-            if known.state is _State.FLYING:
+            if kept and kept[0] == head:
                 continue
-            if not kept:
-                if known.state is _State.READY:
-                    self._count_sendable(known, -1)
+            if known.state is _State.READY:
+                self._count_sendable(known, -1)
+            if kept:
+                known.state = _State.READY
+                self._count_sendable(known, 1)
+            else:
                 del self._lanes[lane]
-            elif kept[0] != head and known.state is _State.READY:
-                heapq.heappush(self._fresh if known.fresh else self._ready, (kept[0], lane))
+        self._hint_afresh()
+
+    def _hint_afresh(self) -> None:
+        """Only true hints: while nothing is taken, drop after drop would pile up stale ones."""
+        self._ready.clear()
+        self._fresh.clear()
+        self._later.clear()
+        for lane, known in self._lanes.items():
+            if known.state is _State.READY:
+                (self._fresh if known.fresh else self._ready).append((known.head, lane))
+            elif known.state is _State.LATER:
+                self._later.append((known.until, lane))
+        for hints in (self._ready, self._fresh):
+            heapq.heapify(hints)
+        heapq.heapify(self._later)
 
     def release(self, now: float) -> None:
         """Lanes whose wait is over may send again."""
