@@ -64,7 +64,6 @@ def kept(headers: Headers, peer: str) -> Headers:
     """
     dropped = DROPPED
     stored: list[Header] = []
-    forwarded = -1
     named: set[bytes] = set()
     for name, value in headers:
         low = name.lower()
@@ -77,18 +76,23 @@ def kept(headers: Headers, peer: str) -> Headers:
             if cookies:
                 stored.append((name, cookies))
             continue
-        if low == b"x-forwarded-for":
-            forwarded = len(stored)
         stored.append((name, value))
-    if is_public(peer):
-        if forwarded < 0:
-            stored.append((b"X-Forwarded-For", peer.encode()))
-        else:
-            name, value = stored[forwarded]
-            stored[forwarded] = (name, value + b", " + peer.encode())
+    # Before the peer is added: what a client names in Connection is its own, not ours.
     if named - {b"close", b"keep-alive"}:
         stored = [header for header in stored if header[0].lower() not in named]
+    if is_public(peer):
+        _add_forwarded(stored, peer.encode())
     return tuple(stored)
+
+
+def _add_forwarded(stored: list[Header], peer: bytes) -> None:
+    """The address at the end of the last X-Forwarded-For, or in one of its own."""
+    for index in range(len(stored) - 1, -1, -1):
+        name, value = stored[index]
+        if name.lower() == b"x-forwarded-for":
+            stored[index] = (name, value + b", " + peer if value else peer)
+            return
+    stored.append((b"X-Forwarded-For", peer))
 
 
 def adobe_cookies(value: bytes) -> bytes:
