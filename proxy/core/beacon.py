@@ -12,6 +12,8 @@ from __future__ import annotations
 
 import hashlib
 import re
+from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass
 from urllib.parse import unquote_to_bytes
 
@@ -22,10 +24,12 @@ from proxy.errors import NotABeacon
 PATH = re.compile(
     rb"/b/ss/(?P<suites>[^/?]*)/(?P<kind>[^/?]+)(?:/(?P<version>[^/?]*))?(?:/(?P<random>[^/?]*))?/?"
 )
-KIND = re.compile(rb"[0-9]{1,2}(?:\.[0-9]{1,2})?")
+# No leading zero: `04` must not pass for anything but 4.
+KIND = re.compile(rb"(?:0|[1-9][0-9]?)(?:\.[0-9]{1,2})?")
 # A report suite id; two dots in a row or a slash would be a path, not an id.
 SUITE = re.compile(rb"[A-Za-z0-9_-][A-Za-z0-9._-]{0,99}")
 MOST_SUITES = 50
+TOO_MANY = f"more than {MOST_SUITES} report suites in one hit"
 REDIRECT = b"4"
 INSERTION = "6"
 
@@ -36,15 +40,19 @@ RANDOM = re.compile(rb"s[0-9]{3,20}")
 
 # What a walk along `a=1&c.&b=2&.c` must see: the few names we act on at depth 0, and the
 # openers (`c.`) and closers (`.c`) that change the depth.  Values are skipped in C.
+# The end is `\Z`: `$` would also match before a line feed, which is a byte like others here.
 STEP = re.compile(
     rb"(?:^|(?<=&))(?:(?P<name>ts|vid|aid|mid|fid|callback)=(?P<value>[^&]*)"
-    rb"|(?P<open>[^&=.][^&=]*)\.(?:=?)(?=&|$)"
-    rb"|\.(?P<close>[^&=]+)(?:=?)(?=&|$))"
+    rb"|(?P<open>[^&=.][^&=]*)\.=?(?=&|\Z)"
+    rb"|\.(?P<close>[^&=]+)=?(?=&|\Z))"
 )
 VISITOR_COOKIE = re.compile(
-    rb"(?:^|; )(?:s_vi=(?P<aid>[^;]+)|s_ecid=(?P<mid>[^;]+)|AMCV_[^=]*=(?P<amcv>[^;]+))"
+    rb"(?:^|;[ \t]*)(?:s_vi=(?P<aid>[^;]+)|s_ecid=(?P<mid>[^;]+)|AMCV_[^=;]*=(?P<amcv>[^;]+))"
 )
-MID = re.compile(rb"MCMID(?:\||%7C)([0-9]+)")
+# The ids within the cookies, so that a visitor is the same one with `aid=` or `mid=` in the
+# query: `[CS]v1|<aid>[CE]` and `MCMID|<mid>`, percent-encoded or not.
+AID = re.compile(rb"(?:\||%7C)([0-9A-F]+-[0-9A-F]+)", re.IGNORECASE)
+MID = re.compile(rb"MCMID(?:\||%7C)([0-9]+)", re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,16 +81,20 @@ def read(request: Request, peer: str = "") -> Beacon:
     match = PATH.fullmatch(path)
     if match is None or not KIND.fullmatch(match["kind"]):
         raise NotABeacon(404, "not a beacon: expected /b/ss/<report suites>/<type>/...")
-    if match["kind"] == REDIRECT:
+    if match["kind"].partition(b".")[0] == REDIRECT:
         # Type 4 redirects to any address in its query: an open redirect on this host.
         raise NotABeacon(404, "tracked redirects (response type 4) are not served")
     kind = match["kind"].decode()
     if kind == INSERTION:
+        if match["suites"]:
+            # The body names the suites; others in the path would pass by every list of them.
+            raise NotABeacon(404, "XML data insertion names its report suites in its body")
         return _insertion(request)
     suites = suites_of(match["suites"])
     found = top_level(query)
     if request.body:
-        found = {**found, **top_level(request.body)}
+        said = top_level(request.body)
+        found |= {name: value for name, value in said.items() if value or name not in found}
     return Beacon(
         kind=kind,
         suites=suites,
@@ -96,6 +108,8 @@ def _insertion(request: Request) -> Beacon:
     if request.method != "POST":
         raise NotABeacon(405, "XML data insertion (response type 6) is a POST")
     said = insertion.read(request.body)
+    if len(said.suites) > MOST_SUITES:
+        raise NotABeacon(400, TOO_MANY)
     return Beacon(INSERTION, said.suites, said.visitor, said.timestamp)
 
 
@@ -103,7 +117,7 @@ def suites_of(segment: bytes) -> tuple[str, ...]:
     """The report suites of a path segment; sloppy clients write the comma as `%2C`."""
     names = unquote_to_bytes(segment).split(b",") if b"%" in segment else segment.split(b",")
     if len(names) > MOST_SUITES:
-        raise NotABeacon(400, f"more than {MOST_SUITES} report suites in one hit")
+        raise NotABeacon(400, TOO_MANY)
     for name in names:
         if not SUITE.fullmatch(name) or b".." in name:
             raise NotABeacon(404, "no valid report suite id after /b/ss/")
@@ -111,25 +125,43 @@ def suites_of(segment: bytes) -> tuple[str, ...]:
 
 
 def top_level(data: bytes) -> dict[bytes, bytes]:
-    """The parameters we act on that stand at depth 0; the first of each wins.
+    """The parameters we act on that stand at depth 0; the first of each that says something."""
+    found: dict[bytes, bytes] = {}
+    for step in _top_steps(data):
+        name, value = step.group("name", "value")
+        if not found.get(name):
+            found[name] = value
+    return found
+
+
+def empty_timestamps(data: bytes) -> list[int]:
+    """Where each `ts=` without a value ends that stands at depth 0."""
+    return [step.end() for step in _top_steps(data) if step["name"] == b"ts" and not step["value"]]
+
+
+def _top_steps(data: bytes) -> Iterator[re.Match[bytes]]:
+    """The parameters we act on that stand at depth 0.
 
     `c.&ts=x&.c` is context data named ts, not a timestamp.  Lenient as real traffic
     demands: `&&`, `c.=`, a missing closer, a closer that names an outer level (closes up
     to it) or none at all (ignored).
     """
-    found: dict[bytes, bytes] = {}
     depth: list[bytes] = []
+    # Whether a level is open must not cost a look at all of them: anyone may send 80,000.
+    levels: Counter[bytes] = Counter()
     for step in STEP.finditer(data):
-        name, value, opened, closed = step.group("name", "value", "open", "close")
-        if name is not None:
-            if not depth and name not in found:
-                found[name] = value
-        elif opened is not None:
+        opened, closed = step.group("open", "close")
+        if opened is not None:
             depth.append(opened)
-        elif closed in depth:
-            while depth.pop() != closed:
-                pass
-    return found
+            levels[opened] += 1
+        elif closed is None:
+            if not depth:
+                yield step
+        elif levels[closed]:
+            level = None
+            while level != closed:
+                level = depth.pop()
+                levels[level] -= 1
 
 
 def _visitor(found: dict[bytes, bytes], request: Request, peer: str) -> bytes:
@@ -141,7 +173,8 @@ def _visitor(found: dict[bytes, bytes], request: Request, peer: str) -> bytes:
     cookies = list(VISITOR_COOKIE.finditer(cookie)) if cookie else []
     for match in cookies:
         if match["aid"]:
-            return b"aid:" + match["aid"]
+            inner = AID.search(match["aid"])
+            return b"aid:" + (inner[1] if inner else match["aid"])
     if found.get(b"mid"):
         return b"mid:" + found[b"mid"]
     for match in cookies:

@@ -21,8 +21,7 @@ LATE_AFTER_S = 60.0
 
 # `AQE=1` must stay last, and right behind a leading `AQB=1` is where Adobe's own redirect
 # puts its additions: depth 0 is certain there.
-LEADING_MARKER = re.compile(rb"(?:AQB=1|ndh=1)(?=&|$)")
-EMPTY_TS = re.compile(rb"(?:^|&)ts=(?=&|$)")
+LEADING_MARKER = re.compile(rb"(?:AQB=1|ndh=1)(?=&|\Z)")
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,7 +113,10 @@ def render(request: Request, ts: int | None, part: tuple[str, ...] = ()) -> Requ
         path = b"/b/ss/" + ",".join(part).encode() + path[match.end("suites") :]
     body = request.body
     if ts is not None and not (_stamped(query) or _stamped(body)):
-        if body and not (LEADING_MARKER.match(query) and not LEADING_MARKER.match(body)):
+        filled, filled_body = _filled(query, ts), _filled(body, ts)
+        if (filled, filled_body) != (query, body):
+            query, body = filled, filled_body
+        elif body and not (LEADING_MARKER.match(query) and not LEADING_MARKER.match(body)):
             body = _insert(body, ts)
         else:
             query, mark = _insert(query, ts), b"?"
@@ -127,19 +129,21 @@ def _stamped(data: bytes) -> bool:
 
 def _insert(data: bytes, ts: int) -> bytes:
     parameter = b"ts=%d" % ts
-    if beacon.top_level(data).get(b"ts") == b"":
-        # An empty `ts` of the client's: two would leave Adobe the choice, so fill it in.
-        return _fill(data, parameter)
     marker = LEADING_MARKER.match(data)
     if marker is not None:
         return data[: marker.end()] + b"&" + parameter + data[marker.end() :]
     return parameter + b"&" + data if data else parameter
 
 
-def _fill(data: bytes, parameter: bytes) -> bytes:
-    for empty in EMPTY_TS.finditer(data):
-        start = empty.end() - len(b"ts=")
-        filled = data[:start] + parameter + data[empty.end() :]
-        if beacon.top_level(filled).get(b"ts"):
-            return filled
-    return parameter + b"&" + data
+def _filled(data: bytes, ts: int) -> bytes:
+    """An empty `ts=` of the client's with our second in it.
+
+    A second `ts` would leave it to Adobe which of the two counts; of several empty ones
+    each is filled, for the same reason.
+    """
+    pieces: list[bytes] = []
+    at = 0
+    for end in beacon.empty_timestamps(data):
+        pieces += (data[at:end], b"%d" % ts)
+        at = end
+    return b"".join((*pieces, data[at:]))
