@@ -10,7 +10,6 @@ you" being something else than "broken".
 from __future__ import annotations
 
 import asyncio
-import json
 import os
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -139,10 +138,6 @@ class Desk:
         """For how long hits that may be sent have been waiting without anything being tried."""
         return 0.0 if self.drain is None else self.drain.idle_s(self.loop_time())
 
-    async def can_store(self) -> bool:
-        """Ready: a hit that came now would be kept."""
-        return self.refusing() is None
-
     # -- telling -------------------------------------------------------------------------
 
     async def go_offline(self, for_s: float | None = None) -> None:
@@ -191,10 +186,17 @@ class Desk:
         letters = await self.queue.dead_letters(after, min(limit, MOST_LETTERS))
         return [self._letter(letter) for letter in letters]
 
-    async def export(self, after: int, limit: int) -> list[str]:
-        """A page of dead letters as JSON lines, with everything needed to send them again."""
+    async def export(self, after: int, limit: int) -> list[dict[str, Any]]:
+        """A page of dead letters with everything needed to send them again.
+
+        Bytes stand as Latin-1 text, one character a byte.
+        """
         letters = await self.queue.dead_letters(after, min(limit, MOST_LETTERS))
-        return [json.dumps(self._letter(letter) | _contents(letter)) for letter in letters]
+        return [self._letter(letter) | _contents(letter) for letter in letters]
+
+    def dead(self) -> int:
+        """How many dead letters there are."""
+        return self.queue.ledger.dead
 
     async def requeue(self, ids: list[int] | None) -> int:
         """These dead letters wait again, or all of them; how many."""
