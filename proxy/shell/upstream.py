@@ -44,7 +44,7 @@ class Where:
     @property
     def authority(self) -> bytes:
         """Host, and port unless it is the scheme's own, as a Host header has it."""
-        return self.url.authority.encode()
+        return (self.url.host_port_subcomponent or "").encode()
 
 
 class Upstream:
@@ -53,14 +53,17 @@ class Upstream:
     def __init__(self, where: Where) -> None:
         self.where = where
         self._origin = str(where.url.origin())
-        connect_s = min(MOST_CONNECT_S, where.timeout_s / 2)
-        self._connect_s = connect_s
+        self._connect_s = min(MOST_CONNECT_S, where.timeout_s / 2)
+        self._tls = None
+        if where.url.scheme == "https":
+            # Reading the machine's certificates takes long enough to do it once.
+            self._tls = where.tls or ssl.create_default_context()
         self._session = aiohttp.ClientSession(
             # The drain's window bounds what is in flight; the pool must not queue behind it.
             connector=aiohttp.TCPConnector(
-                limit=0, keepalive_timeout=IDLE_S, ssl=where.tls or True
+                limit=0, keepalive_timeout=IDLE_S, ssl=self._tls or True
             ),
-            timeout=aiohttp.ClientTimeout(total=where.timeout_s, connect=connect_s),
+            timeout=aiohttp.ClientTimeout(total=where.timeout_s, connect=self._connect_s),
             cookie_jar=aiohttp.DummyCookieJar(),
             skip_auto_headers=NOT_OURS,
             auto_decompress=False,
@@ -92,13 +95,10 @@ class Upstream:
     async def probe(self) -> Failure | None:
         """Reach the collection server without sending anything; None when that works."""
         url = self.where.url
-        tls = None
-        if url.scheme == "https":
-            tls = self.where.tls or ssl.create_default_context()
         try:
             async with asyncio.timeout(self._connect_s):
                 _, writer = await asyncio.open_connection(
-                    url.host, url.port, ssl=tls, happy_eyeballs_delay=0.25
+                    url.host, url.port, ssl=self._tls, happy_eyeballs_delay=0.25
                 )
         except (OSError, TimeoutError) as error:
             return _unreached(error)
@@ -120,14 +120,19 @@ async def _read(response: aiohttp.ClientResponse) -> bytes | None:
 
 
 def _text(request: Request) -> CIMultiDict[str]:
-    # The library writes headers as UTF-8, so only what is no UTF-8 changes on its way.
+    """The headers as the library wants them: the same lines in the same order.
+
+    It takes a name in another spelling for a correction of the earlier line, so the first
+    spelling counts for all.  It writes UTF-8, so only what is no UTF-8 changes on its way.
+    """
     headers: CIMultiDict[str] = CIMultiDict()
+    spelled: dict[bytes, str] = {}
     for name, value in request.headers:
         try:
             text = value.decode("utf-8")
         except UnicodeDecodeError:
             text = value.decode("latin-1")
-        headers.add(name.decode("latin-1"), text)
+        headers.add(spelled.setdefault(name.lower(), name.decode("latin-1")), text)
     return headers
 
 
@@ -148,7 +153,8 @@ def _failure(error: Exception) -> Failure:
     kinds: tuple[tuple[type[Exception] | tuple[type[Exception], ...], Fault], ...] = (
         (aiohttp.ConnectionTimeoutError, Fault.CONNECT_TIMEOUT),
         (aiohttp.ClientConnectorDNSError, Fault.DNS),
-        ((aiohttp.ClientSSLError, ssl.SSLError, ssl.CertificateError), Fault.TLS),
+        # Not ssl.SSLError: in the middle of an exchange it is a cut like any other.
+        (aiohttp.ClientSSLError, Fault.TLS),
         (aiohttp.ClientConnectorError, Fault.CONNECT),
         ((aiohttp.ServerDisconnectedError, aiohttp.ClientPayloadError), Fault.CUT),
         ((aiohttp.ServerTimeoutError, TimeoutError), Fault.TIMEOUT),
