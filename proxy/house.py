@@ -12,6 +12,7 @@ import asyncio
 
 import structlog
 
+from proxy.core.words import span
 from proxy.desk import Desk
 from proxy.errors import QueueError
 from proxy.shell.supervisor import Supervisor
@@ -56,16 +57,3 @@ async def sentence(desk: Desk) -> str:
     if ledger.held:
         words.append(f"{ledger.held:,} held")
     return "; ".join([words[0], ", ".join(words[1:])])
-
-
-def span(seconds: float) -> str:
-    """A duration as a person says it: `45s`, `29m`, `5h12m`, `3d4h`."""
-    minutes = int(seconds // 60)
-    if minutes < 1:
-        return f"{int(seconds)}s"
-    if minutes < 60:
-        return f"{minutes}m"
-    hours = minutes // 60
-    if hours < 24:
-        return f"{hours}h{minutes % 60:02d}m"
-    return f"{hours // 24}d{hours % 24}h"
