@@ -110,6 +110,8 @@ def _insertion(request: Request) -> Beacon:
     said = insertion.read(request.body)
     if len(said.suites) > MOST_SUITES:
         raise NotABeacon(400, TOO_MANY)
+    if not all(_is_suite(name.encode()) for name in said.suites):
+        raise insertion.InsertionRefused(insertion.Reason.NO_ACCOUNT)
     return Beacon(INSERTION, said.suites, said.visitor, said.timestamp)
 
 
@@ -118,10 +120,13 @@ def suites_of(segment: bytes) -> tuple[str, ...]:
     names = unquote_to_bytes(segment).split(b",") if b"%" in segment else segment.split(b",")
     if len(names) > MOST_SUITES:
         raise NotABeacon(400, TOO_MANY)
-    for name in names:
-        if not SUITE.fullmatch(name) or b".." in name:
-            raise NotABeacon(404, "no valid report suite id after /b/ss/")
+    if not all(_is_suite(name) for name in names):
+        raise NotABeacon(404, "no valid report suite id after /b/ss/")
     return tuple(name.decode() for name in names)
+
+
+def _is_suite(name: bytes) -> bool:
+    return SUITE.fullmatch(name) is not None and b".." not in name
 
 
 def top_level(data: bytes) -> dict[bytes, bytes]:
