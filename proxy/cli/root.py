@@ -1,0 +1,78 @@
+"""`trackoffline`: the verbs, and what every fault becomes at the end.
+
+Rule: an expected fault is one line and its exit code; anything else is a bug of ours and
+ends with a traceback and 70.
+"""
+
+from __future__ import annotations
+
+import sys
+import traceback
+from typing import Any
+
+import click
+
+from proxy.cli.exits import Exit, Stop
+from proxy.cli.options import Verbs
+from proxy.cli.serve import serve
+from proxy.errors import (
+    ConfigError,
+    QueueInUse,
+    QueueTooNew,
+    QueueUnavailable,
+    TrackofflineError,
+)
+
+CODES: dict[type[TrackofflineError], Exit] = {
+    ConfigError: Exit.CONFIG,
+    QueueTooNew: Exit.CONFIG,
+    QueueInUse: Exit.TEMPORARY,
+    QueueUnavailable: Exit.STORAGE,
+}
+
+
+class Root(Verbs):
+    """The group of all verbs."""
+
+    of_root = True
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except TrackofflineError as error:
+            raise Stop(CODES.get(type(error), Exit.FAULT), explained(error)) from error
+        except KeyboardInterrupt as interrupt:
+            raise Stop(Exit.INTERRUPTED) from interrupt
+        except (click.ClickException, click.exceptions.Exit, click.Abort, BrokenPipeError):
+            raise
+        except Exception:  # noqa: BLE001 - the traceback is for a report
+            traceback.print_exc(file=sys.stderr)
+            raise Stop(Exit.BUG, "This is a fault of trackoffline, please report it.") from None
+
+    def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002
+        with formatter.section("Exit codes"):
+            formatter.write_dl([(str(code.value), code.meaning) for code in Exit])
+
+
+def explained(error: TrackofflineError) -> str:
+    """The lines an operator reads."""
+    if not isinstance(error, ConfigError):
+        return str(error)
+    count = len(error.problems)
+    counted = "1 problem" if count == 1 else f"{count} problems"
+    return f"{error}\n{counted}; nothing was started."
+
+
+@click.group(
+    cls=Root,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+)
+def root() -> None:
+    """Offline tracking for any Adobe Analytics client.
+
+    Point your apps' tracking server at the address `serve` listens on: each hit is on disk
+    before it is answered, and is sent when the collection server can be reached.
+    """
+
+
+root.add_command(serve)

@@ -1,0 +1,139 @@
+"""`serve`: the daemon in the foreground, as a supervisor or a terminal runs it.
+
+Rule: the first SIGTERM or SIGINT stops in order, the second does not wait; hits are on disk
+either way.  SIGHUP reads the configuration again, and keeps the old one when that is faulty.
+Non-rule: no forking, no pid file, no log file: supervisors do that better.  Everything that
+runs is `daemon`'s.
+Source: daemon(7), "new-style daemons"; docs/design/0001 for the order of stopping.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import sys
+from typing import TYPE_CHECKING
+
+import click
+
+from proxy.cli import ports, settings
+from proxy.cli.exits import Exit, Stop
+from proxy.cli.options import Options, Verb, note
+from proxy.cli.settings import Settings
+from proxy.errors import ConfigError
+
+if TYPE_CHECKING:
+    from proxy.config import Config
+    from proxy.daemon import Listeners
+
+# aiohttp, pydantic and structlog cost 0.3 s that no other verb need pay: they are imported
+# where they are used.
+# ruff: noqa: PLC0415
+
+
+@click.command(cls=Verb)
+@click.option("--capture", is_flag=True, help="Keep and show hits, send nothing.")
+@click.pass_obj
+def serve(options: Options, capture: bool) -> None:
+    """Take hits, keep them, and send them when the collection server can be reached."""
+    found = _read(options, capture=capture)
+    _log(found)
+    signals: list[int] = []
+    try:
+        asyncio.run(_serve(found, options, signals, capture=capture))
+    except asyncio.CancelledError:
+        # The second signal.  Only of Ctrl-C a shell should hear.
+        raise Stop(Exit.INTERRUPTED if signals[-1] == signal.SIGINT else Exit.OK) from None
+    except (ExceptionGroup, OSError) as error:
+        _fail(found, only(error))
+
+
+def _read(options: Options, *, capture: bool) -> Settings:
+    found = settings.read(options)
+    return settings.without_upstream(found) if capture else found
+
+
+def _log(found: Settings) -> None:
+    import structlog
+
+    from proxy import config, logs
+
+    logs.set_up(found.config.log.level, found.config.log.format, os.environ)
+    log = structlog.get_logger()
+    log.info("configuration", file=found.source)
+    for warning in config.warnings(found.config):
+        log.warning(warning)
+
+
+async def _serve(found: Settings, options: Options, signals: list[int], *, capture: bool) -> None:
+    from proxy import daemon
+    from proxy.shell.supervisor import inherited, supervisor
+
+    loop = asyncio.get_running_loop()
+    stop = asyncio.Event()
+    reloads: asyncio.Queue[Config] = asyncio.Queue()
+    running = asyncio.current_task()
+
+    def end(number: int) -> None:
+        signals.append(number)
+        if stop.is_set() and running is not None:
+            running.cancel()
+        stop.set()
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, end, number)
+    loop.add_signal_handler(signal.SIGHUP, _reload, options, capture, reloads)
+    await daemon.run(
+        found.config,
+        found.queue_file,
+        stop,
+        ready=lambda listeners: _greet(found, options, listeners),
+        reloads=reloads,
+        boss=supervisor(os.environ, os.getpid()),
+        sockets=inherited(os.environ, os.getpid()),
+    )
+
+
+def _reload(options: Options, capture: bool, reloads: asyncio.Queue[Config]) -> None:
+    import structlog
+
+    try:
+        reloads.put_nowait(_read(options, capture=capture).config)
+    except ConfigError as error:
+        log = structlog.get_logger()
+        for problem in error.problems:
+            log.warning("reload: the old configuration stays", problem=problem)
+
+
+def _greet(found: Settings, options: Options, listeners: Listeners) -> None:
+    """What someone at a terminal wants to know first."""
+    if not sys.stderr.isatty():
+        return
+    upstream = found.config.upstream
+    lines = [f"Beacons   http://{listeners.beacons}   (your tracking server)"]
+    if listeners.tls is not None:
+        lines.append(f"          https://{listeners.tls}")
+    if listeners.admin is not None:
+        lines.append(f"Admin     http://{listeners.admin}/api/v1/status")
+    lines.append(f"Queue     {found.queue_file}")
+    if upstream is None:
+        lines.append("Capture   hits are kept, nothing is sent: add [upstream] to send")
+    else:
+        lines.append(f"Sends to  {upstream.server}")
+    note(options, "\n".join([*lines, "Ready (^C to quit)"]))
+
+
+def only(error: BaseException) -> BaseException:
+    """The one fault inside groups of one, so that no reader has to unwrap it."""
+    while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
+        error = error.exceptions[0]
+    return error
+
+
+def _fail(found: Settings, error: BaseException) -> None:
+    """A listener that cannot be had is one line; everything else goes on up."""
+    if isinstance(error, OSError):
+        for problem in ports.problems(found.config):
+            raise Stop(problem.code, problem.text) from error
+    raise error
