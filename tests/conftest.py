@@ -1,4 +1,4 @@
-"""What several test modules share: a collection server on this machine, an open queue."""
+"""What several test modules share: a collection server, an open queue, a whole daemon."""
 
 from __future__ import annotations
 
@@ -10,11 +10,14 @@ from typing import Protocol
 
 import pytest
 from clock import FakeClock
+from daemon import process, serve, served
 
 from proxy.core.limits import Limits
 from proxy.fake import FakeCollector
 from proxy.shell.clock import Clock
 from proxy.shell.queue import Queue
+
+__all__ = ["process", "serve", "served"]  # fixtures that live in `daemon`
 
 
 @pytest.fixture
