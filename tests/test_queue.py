@@ -347,6 +347,7 @@ async def test_a_full_disk_refuses_hits_and_takes_outcomes(queue: Queue) -> None
     before = queue.ledger
 
     async with full_file(queue):
+        queue.tally("refused.disk")
         with pytest.raises(QueueUnavailable, match="full"):
             await queue.add([new_hit(size=100_000)])
         assert queue.ledger == before
@@ -362,6 +363,7 @@ async def test_a_full_disk_refuses_hits_and_takes_outcomes(queue: Queue) -> None
 
     assert await queue.add([new_hit(size=100_000)]) == [4]
     assert queue.last_error is None
+    assert peek(queue.path)[1] == {"refused.disk": 1}
     assert_exact(queue)
 
 
@@ -438,6 +440,23 @@ async def test_after_an_io_error_the_queue_goes_on_from_the_disk(
     again = await open_queue(path=left)
     assert again.ledger == before
     assert_exact(again)
+
+
+async def test_a_commit_that_failed_and_is_there_all_the_same_is_counted(queue: Queue) -> None:
+    """After an I/O error the counts are those of the disk, whatever we believed."""
+    await stored(queue)
+    with writes_fail(queue), pytest.raises(QueueUnavailable):
+        await queue.add([new_hit(size=100_000)])
+    with raw(queue.path) as db:
+        db.execute("INSERT INTO hits VALUES (2, 1, 1, 1, 0, NULL, x'00')")
+        db.execute(
+            "UPDATE ledger SET last_id = 2, accepted = 2, waiting = 2,"
+            " waiting_bytes = waiting_bytes + 1"
+        )
+
+    assert await queue.add([new_hit()]) == [3]
+    assert queue.ledger.accepted == 3
+    assert_exact(queue)
 
 
 async def test_a_damaged_page_hangs_nobody(queue: Queue) -> None:
@@ -624,6 +643,8 @@ async def test_a_limit_holds_while_adds_are_under_way(open_queue: OpenQueue) -> 
             await queue.add([new_hit()])
 
     assert queue.ledger.waiting == 3
+    with pytest.raises(QueueFull):
+        await queue.add([new_hit()])
     assert await gathered == [4, 5]
     (first,) = await queue.fetch([1])
     await queue.delivered(first, 200, None)
@@ -782,6 +803,7 @@ async def test_more_may_fly_than_was_announced(tmp_path: Path) -> None:
     sending.clear()
     for hit in (1, 2, 3, 4, 3):
         sending.mark(hit)
+    assert sending.left() == [2, 1, 3, 4]
     sending.unmark(2)
     sending.unmark(2)
     sending.mark(5)
