@@ -62,6 +62,7 @@ LIBRARY = {
 ACQUAINTED = {
     ("proxy.shell.queue", "proxy.shell.migrate"): "opening a queue file brings it up to date",
     ("proxy.shell.queue", "proxy.shell.clock"): "the queue notes the boot and its offset",
+    ("proxy.shell.queue", "proxy.shell.beside"): "its own small files lie beside the queue file",
 }
 CLIENT_OF_ADOBE = "proxy.shell.upstream"
 SERVER_SIDE = (
