@@ -258,7 +258,7 @@ def _identity(reply: Reply) -> bytes | None:
     """Adobe's JSON, if that is what came back."""
     try:
         found = json.loads(reply.body)
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
     return reply.body if reply.status == 200 and isinstance(found, dict) else None
 
