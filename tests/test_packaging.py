@@ -26,6 +26,7 @@ ROOT = Path(__file__).resolve().parent.parent
 PROJECT: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text())
 LOCKS = {
     "requirements.txt": PROJECT["project"]["dependencies"],
+    ".ci/lowest.txt": PROJECT["project"]["dependencies"],
     "requirements-build.txt": PROJECT["build-system"]["requires"],
     "requirements-test.txt": [
         *PROJECT["project"]["dependencies"],
@@ -101,13 +102,15 @@ def test_one_lock_serves_every_python_the_project_names(lock: str) -> None:
     assert not [line for line in requirement_lines(lock) if "python_version" in line]
 
 
-def test_the_wheel_declares_ranges_with_a_tried_lower_bound() -> None:
-    """A pin in the wheel would fight with every other package of the environment."""
+def test_the_wheel_declares_ranges_whose_lower_bounds_are_tried() -> None:
+    """No pin, which would fight with other packages; and CI's lowest versions are the bounds."""
+    lowest = pins(".ci/lowest.txt")
     for line in PROJECT["project"]["dependencies"]:
-        operators = {specifier.operator for specifier in Requirement(line).specifier}
+        declared = Requirement(line)
+        bounds = {one.operator: Version(one.version) for one in declared.specifier}
 
-        assert ">=" in operators, line
-        assert operators <= {">=", "<"}, line
+        assert bounds.keys() <= {">=", "<"}, line
+        assert bounds[">="] == lowest[canonicalize_name(declared.name)], line
 
 
 def test_the_package_imports_nothing_it_does_not_declare() -> None:
