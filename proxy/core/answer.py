@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Final
 from urllib.parse import unquote_to_bytes
 from xml.sax.saxutils import escape
@@ -78,6 +79,7 @@ class Answer:
     body: bytes
 
 
+@lru_cache(maxsize=256)
 def accepted(type_: str, *, method: str, origin: bytes | None, callback: bytes | None) -> Answer:
     """The hit is on disk. Never call this before the commit.
 
@@ -93,6 +95,7 @@ def failure_xml(reason: str, *, origin: bytes | None = None) -> Answer:
     return Answer(200, _AS_XML + _shared_with(origin), body.encode())
 
 
+@lru_cache(maxsize=256)
 def unstored(retry_after_s: int, *, origin: bytes | None = None) -> Answer:
     """The hit could not be stored: a client with a queue of its own keeps it and comes again.
 

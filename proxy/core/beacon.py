@@ -213,11 +213,9 @@ def copy_key(request: Request) -> bytes | None:
     A client whose answer got lost sends the byte-identical request again, its random
     segment included.
     """
-    path, _, _ = request.target.partition(b"?")
-    match = PATH.fullmatch(path)
-    if match is None or not match["random"] or not RANDOM.fullmatch(match["random"]):
+    segments = request.target.partition(b"?")[0].split(b"/", 7)
+    if len(segments) < 7 or not RANDOM.fullmatch(segments[6]):
         return None
-    seen = hashlib.blake2b(request.target, digest_size=16)
-    seen.update(b"\0" + request.method.encode() + b"\0" + request.body + b"\0")
-    seen.update(headers.first(request.headers, b"user-agent") or b"")
-    return seen.digest()
+    agent = headers.first(request.headers, b"user-agent") or b""
+    seen = b"\0".join((request.method.encode(), agent, request.target, request.body))
+    return hashlib.blake2b(seen, digest_size=16).digest()

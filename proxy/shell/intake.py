@@ -19,6 +19,10 @@ import ssl
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
+from email.utils import formatdate
+from functools import lru_cache
+from http import HTTPStatus
+from time import time
 from typing import Protocol
 
 from aiohttp import HttpVersion10, HttpVersion11, web
@@ -26,7 +30,7 @@ from aiohttp.http_exceptions import LineTooLong
 
 from proxy.core import answer, beacon, guard, headers, reception
 from proxy.core.answer import Answer
-from proxy.core.hit import NewHit, Received, Request, Suites
+from proxy.core.hit import Headers, NewHit, Received, Request, Suites
 from proxy.core.reception import Identify, Refuse, Take
 from proxy.errors import QueueError, QueueFull
 
@@ -286,7 +290,7 @@ class _Server(web.Server):
         )
 
     async def _handle(self, message: web.BaseRequest) -> web.StreamResponse:
-        return _response(await self._intake.answer(message, self._where))
+        return _Written(await self._intake.answer(message, self._where))
 
 
 class _Connection(web.RequestHandler):
@@ -346,20 +350,56 @@ class _Connection(web.RequestHandler):
         else:
             self._broken = True
             found = self._intake.malformed(exc)
-        response = _response(found)
+        response = _Written(found)
         response.force_close()
         return response
 
 
-def _response(given: Answer) -> web.Response:
-    response = web.Response(status=given.status, body=given.body)
-    for name, value in given.headers:
-        response.headers.add(name.decode("ascii"), value.decode("latin-1"))
-    response.headers["Server"] = "trackoffline"
-    if given.status in (400, 408, 413, 414):
-        # Where the next request begins is not known for sure, or not worth to be read up to.
-        response.force_close()
-    return response
+class _Written(web.StreamResponse):
+    """An answer in one piece, written as it stands.
+
+    aiohttp's own response assembles headers anew for each request, which cost a third of
+    what a hit costs in all; ours are the same for thousands of hits.
+    """
+
+    def __init__(self, given: Answer) -> None:
+        super().__init__(status=given.status)
+        self._given = given
+        if given.status in (400, 408, 413, 414):
+            # Where the next request begins is not known for sure, or not worth to be read up to.
+            self.force_close()
+
+    async def prepare(self, request: web.BaseRequest) -> None:
+        given = self._given
+        keeps = request.keep_alive if self._keep_alive is None else self._keep_alive
+        self._keep_alive = keeps
+        # HTTP/1.0 ends with the answer unless it is told otherwise, 1.1 the other way round.
+        minor = 1 if request.version == HttpVersion11 else 0
+        end = b"\r\n"
+        if keeps != bool(minor):
+            end = b"Connection: keep-alive\r\n\r\n" if keeps else b"Connection: close\r\n\r\n"
+        head = _head(minor, given.status, given.headers, len(given.body)) + _date(int(time())) + end
+        if request.transport is None:
+            raise ConnectionResetError("the client went away")
+        request.transport.write(head if request.method == "HEAD" else head + given.body)
+
+    async def write_eof(self, data: bytes = b"") -> None:
+        """Everything is written."""
+
+
+@lru_cache(maxsize=512)
+def _head(minor: int, status: int, fields: Headers, length: int) -> bytes:
+    lines = [b"HTTP/1.%d %d %s" % (minor, status, HTTPStatus(status).phrase.encode())]
+    lines += [name + b": " + value for name, value in fields]
+    lines.append(b"Server: trackoffline")
+    if status != HTTPStatus.NO_CONTENT:
+        lines.append(b"Content-Length: %d" % length)
+    return b"\r\n".join(lines) + b"\r\n"
+
+
+@lru_cache(maxsize=1)
+def _date(second: int) -> bytes:
+    return f"Date: {formatdate(second, usegmt=True)}\r\n".encode()
 
 
 def _origin_form(path: str) -> bytes | None:
