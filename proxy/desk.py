@@ -20,6 +20,7 @@ import structlog
 from proxy import __version__
 from proxy.core import limits
 from proxy.core.link import State
+from proxy.core.moment import Boots
 from proxy.drain import Drain
 from proxy.errors import QueueError
 from proxy.shell.queue import DeadLetter, Queue
@@ -184,7 +185,7 @@ class Desk:
     async def dead_letters(self, after: int, limit: int) -> list[dict[str, Any]]:
         """A page of dead letters, oldest first, without the hits' contents."""
         letters = await self.queue.dead_letters(after, min(limit, MOST_LETTERS))
-        return [self._letter(letter) for letter in letters]
+        return [summary(letter, self.queue.boots) for letter in letters]
 
     async def export(self, after: int, limit: int) -> list[dict[str, Any]]:
         """A page of dead letters with everything needed to send them again.
@@ -192,7 +193,7 @@ class Desk:
         Bytes stand as Latin-1 text, one character a byte.
         """
         letters = await self.queue.dead_letters(after, min(limit, MOST_LETTERS))
-        return [self._letter(letter) | _contents(letter) for letter in letters]
+        return [whole(letter, self.queue.boots) for letter in letters]
 
     def dead(self) -> int:
         """How many dead letters there are."""
@@ -216,24 +217,27 @@ class Desk:
             total += await do([letter.hit.id for letter in letters])
         return total
 
-    def _letter(self, letter: DeadLetter) -> dict[str, Any]:
-        path = letter.hit.request.target.partition(b"?")[0].split(b"/")
-        suites = ",".join(letter.hit.suites) or (path[3].decode("latin-1") if len(path) > 3 else "")
-        return {
-            "id": letter.hit.id,
-            "reason": letter.reason,
-            "status": letter.status,
-            "tries": letter.tries,
-            "suites": suites,
-            "received_ms": self.queue.boots.wall_ms(letter.hit.received),
-            "died_ms": letter.died_ms,
-            "ambiguous": letter.hit.ambiguous,
-        }
 
-
-def _contents(letter: DeadLetter) -> dict[str, Any]:
-    request = letter.hit.request
+def summary(letter: DeadLetter, boots: Boots) -> dict[str, Any]:
+    """A dead letter without the hit's contents."""
+    path = letter.hit.request.target.partition(b"?")[0].split(b"/")
+    suites = ",".join(letter.hit.suites) or (path[3].decode("latin-1") if len(path) > 3 else "")
     return {
+        "id": letter.hit.id,
+        "reason": letter.reason,
+        "status": letter.status,
+        "tries": letter.tries,
+        "suites": suites,
+        "received_ms": boots.wall_ms(letter.hit.received),
+        "died_ms": letter.died_ms,
+        "ambiguous": letter.hit.ambiguous,
+    }
+
+
+def whole(letter: DeadLetter, boots: Boots) -> dict[str, Any]:
+    """A dead letter with everything needed to send it again; a character stands for a byte."""
+    request = letter.hit.request
+    return summary(letter, boots) | {
         "method": request.method,
         "target": request.target.decode("latin-1"),
         "headers": [[n.decode("latin-1"), v.decode("latin-1")] for n, v in request.headers],
