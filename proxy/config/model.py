@@ -137,8 +137,8 @@ class KnownSuite(Section):
     )
     when_late: Annotated[WhenLate, BeforeValidator(values.choice(WhenLate))] = _setting(
         "hold",
-        "A late hit of a `not-allowed` suite: `hold` until you decide, or `send` and count it at "
-        "the time of delivery.",
+        "A late hit without `ts` of a `not-allowed` or `unknown` suite: `hold` keeps it (as a dead "
+        "letter, or waiting), `send` counts it at the time of delivery.",
     )
 
 
