@@ -961,6 +961,21 @@ def peek(path: Path) -> tuple[Ledger, dict[str, int]]:
     return Ledger(*row[1:]), tallies
 
 
+def peek_dead(path: Path, after: int, limit: int) -> tuple[list[DeadLetter], Boots]:
+    """A page of dead letters in a queue file nobody has open, and what their times mean.
+
+    QueueUnavailable when it cannot be read.
+    """
+    uri = f"{path.absolute().as_uri()}?mode=ro"
+    try:
+        with contextlib.closing(sqlite3.connect(uri, uri=True)) as db:
+            letters = [_dead(row) for row in db.execute(DEAD, (after, limit))]
+            offsets = dict(db.execute("SELECT boot, offset_ms FROM boots").fetchall())
+    except sqlite3.Error as error:
+        raise QueueUnavailable(f"cannot read {path}: {error}") from error
+    return letters, Boots(max(offsets, default=0), offsets)
+
+
 def _prepare(path: Path, clock: Clock) -> Boots:
     """Create or migrate the file, and find the row of this boot."""
     # A file without a byte is what a crash right here left behind.
