@@ -66,7 +66,11 @@ def _common(*, of_root: bool) -> list[click.Option]:
             type=click.Choice(["auto", "always", "never"]),
             help="Colours; auto is on a terminal, unless NO_COLOR is set.",
         ),
-        option("--admin", metavar="URL", help="Admin port of the daemon, instead of ours."),
+        option(
+            "--admin",
+            metavar="URL",
+            help="Admin port to ask, not the configured one; TRACKOFFLINE_TOKEN is its token.",
+        ),
     ]
 
 
@@ -85,6 +89,9 @@ class Verbs(click.Group):
 
     def get_params(self, ctx: click.Context) -> list[click.Parameter]:
         return [*super().get_params(ctx), *_common(of_root=self.of_root)]
+
+    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - click's signature
+        return list(self.commands)  # in the order in which they are wanted
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]

@@ -60,7 +60,8 @@ def is_trackoffline(address: Address) -> bool:
     """Whether what answers there is one of us."""
     connection = http.client.HTTPConnection(*reachable(address), timeout=ASK_S)
     try:
-        connection.request("GET", "/healthz")
+        # Both ports answer it with their name, and the beacon port counts no refusal for it.
+        connection.request("OPTIONS", "/b/ss/")
         return connection.getresponse().getheader("Server") == "trackoffline"
     except (OSError, http.client.HTTPException):
         return False

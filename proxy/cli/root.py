@@ -12,9 +12,15 @@ from typing import Any
 
 import click
 
+from proxy.cli.about import completion, config, demo, version
+from proxy.cli.check import check
 from proxy.cli.exits import Exit, Stop
+from proxy.cli.letters import dead
+from proxy.cli.look import status, wait_ready
 from proxy.cli.options import Verbs
+from proxy.cli.send import send_test
 from proxy.cli.serve import serve
+from proxy.cli.steer import offline, online, retry
 from proxy.errors import (
     ConfigError,
     QueueInUse,
@@ -75,4 +81,19 @@ def root() -> None:
     """
 
 
-root.add_command(serve)
+for verb in (
+    serve,
+    check,
+    status,
+    dead,
+    offline,
+    online,
+    retry,
+    send_test,
+    wait_ready,
+    config,
+    demo,
+    completion,
+    version,
+):
+    root.add_command(verb)

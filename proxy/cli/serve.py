@@ -36,7 +36,10 @@ if TYPE_CHECKING:
 @click.option("--capture", is_flag=True, help="Keep and show hits, send nothing.")
 @click.pass_obj
 def serve(options: Options, capture: bool) -> None:
-    """Take hits, keep them, and send them when the collection server can be reached."""
+    """Take hits, keep them, and send them.
+
+    SIGTERM or ^C stops in order, a second one at once; SIGHUP reads the configuration again.
+    """
     found = _read(options, capture=capture)
     _log(found)
     signals: list[int] = []

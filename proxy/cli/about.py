@@ -1,0 +1,87 @@
+"""`version`, `config`, `completion`, `demo`: what needs no daemon.
+
+Rule: the settings shown are those in effect, each with who set it.
+Source: click's own shell completion.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import asdict
+
+import click
+from click.shell_completion import get_completion_class
+
+from proxy import __version__
+from proxy.cli import settings
+from proxy.cli.exits import Exit, Stop
+from proxy.cli.options import Options, Verb, Verbs
+
+
+@click.command(cls=Verb)
+@click.pass_obj
+def version(options: Options) -> None:
+    """The version of this program."""
+    click.echo(json.dumps({"version": __version__}) if options.json else __version__)
+
+
+@click.group("config", cls=Verbs)
+def config() -> None:
+    """The settings: in effect, or all there are."""
+
+
+@config.command("show")
+@click.pass_obj
+def show_(options: Options) -> None:
+    """Every setting in effect, and who set it: default, file or environment."""
+    from proxy.config import effective  # noqa: PLC0415 - pydantic costs 0.1 s
+
+    file = settings.find(options)
+    found = effective(file, os.environ)
+    if options.json:
+        click.echo(json.dumps([asdict(setting) for setting in found], indent=2))
+        return
+    click.echo(f"# {file or 'no configuration file'}")
+    for setting in found:
+        text = f"{setting.key} = {setting.value}"
+        click.echo(f"{text:<56}  # {setting.origin}".rstrip())
+
+
+@config.command("table")
+@click.pass_obj
+def table_(_: Options) -> None:
+    """Every setting there is, its default and its meaning, in Markdown."""
+    from proxy.config import table  # noqa: PLC0415 - as above
+
+    click.echo(table())
+
+
+@click.command(cls=Verb)
+@click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
+@click.pass_context
+def completion(ctx: click.Context, shell: str) -> None:
+    """A script that completes verbs and options.
+
+    In bash and zsh: eval "$(trackoffline completion bash)"; in fish: trackoffline completion
+    fish | source.
+    """
+    kind = get_completion_class(shell)
+    if kind is None:
+        raise Stop(Exit.FAULT, f"nothing is known of {shell}")
+    root = ctx.find_root().command
+    script = kind(root, {}, "trackoffline", "_TRACKOFFLINE_COMPLETE")
+    click.echo(script.source_template % script.source_vars())
+
+
+@click.command(cls=Verb)
+@click.pass_context
+def demo(ctx: click.Context) -> None:
+    """Play an outage in half a minute.
+
+    Nothing leaves this machine and nothing stays on it.
+    """
+    from proxy import demo as play  # noqa: PLC0415 - aiohttp and rich
+
+    if play.main(color=ctx.color):
+        raise Stop(Exit.FAULT, "A promise was not kept.")

@@ -1,0 +1,74 @@
+"""`status` and `wait-ready`: is it working?
+
+Rule: the answer says whether the daemon or the file gave it.
+Source: Tailscale's `status` for its "health" lines; systemctl for `--exit-code`.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from typing import Any
+
+import click
+
+from proxy.cli import ask, settings
+from proxy.cli.exits import Exit, Stop
+from proxy.cli.options import Options, Verb
+
+COLORS = {"online": "green", "capture": "cyan", "held": "blue", "offline": "yellow"}
+AGAIN_S = 0.1
+
+
+@click.command(cls=Verb)
+@click.option("--exit-code", is_flag=True, help="End with 3 when something needs a person.")
+@click.pass_obj
+def status(options: Options, exit_code: bool) -> None:
+    """State, counts, and what needs a person."""
+    from proxy.cli import show  # noqa: PLC0415 - needed by this verb alone
+
+    found, source = _status(options)
+    if options.json:
+        click.echo(json.dumps(found | {"source": source}, indent=2))
+    else:
+        first, state, *rest = show.status_lines(found, source)
+        click.echo(first)
+        click.secho(state, fg=COLORS.get(found["state"], "red"))
+        for line in rest:
+            click.echo(line)
+    if exit_code and show.needs_a_person(found):
+        raise Stop(Exit.NOT_SO)
+
+
+def _status(options: Options) -> tuple[dict[str, Any], str]:
+    try:
+        daemon = ask.daemon(options)
+        return daemon.get("/api/v1/status"), f"from the daemon at {daemon.url}"
+    except ask.Unreachable as why:
+        if options.admin is not None:
+            raise  # that daemon has another queue file than the one found here
+        from proxy.cli import stored  # noqa: PLC0415 - only when no daemon answers
+
+        path = settings.read(options).queue_file
+        return stored.status(path, why), f"from the file {path}; {why.message}"
+
+
+@click.command("wait-ready", cls=Verb)
+@click.option("--timeout", type=click.FloatRange(min=0), default=30.0, show_default=True)
+@click.pass_obj
+def wait_ready(options: Options, timeout: float) -> None:
+    """Return when a hit would be kept.
+
+    Ends with 3 when that takes longer than TIMEOUT seconds.
+    """
+    daemon = ask.daemon(options)
+    deadline = time.monotonic() + timeout
+    while True:
+        try:
+            daemon.get("/readyz")
+        except Stop as not_yet:
+            if time.monotonic() >= deadline:
+                raise Stop(Exit.NOT_SO, f"not ready: {not_yet.message}") from not_yet
+            time.sleep(AGAIN_S)
+        else:
+            return

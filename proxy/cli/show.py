@@ -1,0 +1,177 @@
+"""A status in words: what an operator reads first, at night.
+
+Rule: the first line says whether hits are safe and where they go; a fault comes with the
+setting or the verb that mends it; it is always said whether the daemon or its file spoke.
+What others wrote (a server's answer, a suite's name) is shown without control characters.
+Non-rule: asks nobody; values in, lines out.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any
+
+from proxy.core.words import size, span
+
+LABEL = 11
+
+
+def clock(ms: float) -> str:
+    """Unix milliseconds as local time."""
+    return datetime.fromtimestamp(ms / 1000).astimezone().strftime("%Y-%m-%d %H:%M:%S")
+
+
+def status_lines(found: dict[str, Any], source: str) -> list[str]:
+    """The status, one line a fact; `source` says who was asked."""
+    up = f"  up {span(found['uptime_seconds'])}" if "uptime_seconds" in found else ""
+    lines = [f"trackoffline {found.get('version', '')}{up}  ({source})", state_line(found)]
+    hits = "hit" if found["waiting"] == 1 else "hits"
+    waiting = f"{found['waiting']:,} {hits} ({size(found['waiting_bytes'])})"
+    if found["waiting"] and found.get("oldest_waiting_seconds"):
+        waiting += f"; oldest {span(found['oldest_waiting_seconds'])}"
+    lines.append(_line("Waiting", waiting))
+    forwarding = found.get("forwarding") or {}
+    delivered = f"{found['delivered']:,}"
+    if forwarding.get("last_delivery_ms"):
+        delivered += f"; last {clock(forwarding['last_delivery_ms'])}"
+    lines.append(_line("Delivered", delivered))
+    dead = f"{found['dead']:,}" + ("  (see: trackoffline dead)" if found["dead"] else "")
+    lines.append(_line("Dead", dead))
+    gone = [f"{found[name]:,} {name}" for name in ("expired", "discarded") if found[name]]
+    if gone:
+        lines.append(_line("Gone", ", ".join(gone)))
+    if "free_disk_bytes" in found:
+        lines.append(_line("Disk", f"{size(found['free_disk_bytes'])} free"))
+    health = list(_health(found))
+    if health:
+        lines.append("Health:")
+        lines += [f"  - {line}" for line in health]
+    return [plain(line) for line in lines]
+
+
+def state_line(found: dict[str, Any]) -> str:
+    """The one line that says whether hits are safe and where they go."""
+    return plain(_line(*_state(found)))
+
+
+def needs_a_person(found: dict[str, Any]) -> bool:
+    """Whether something is not as it should be, and does not mend itself unseen."""
+    return bool(
+        found["state"] not in ("online", "capture")
+        or found["dead"]
+        or found["held"]
+        or not found.get("balanced", True)
+    )
+
+
+def plain(text: str) -> str:
+    """The text without what a terminal would obey."""
+    return "".join(char if char.isprintable() else "\ufffd" for char in text)
+
+
+def _line(label: str, text: str) -> str:
+    return f"{label:<{LABEL}}{text}"
+
+
+def _state(found: dict[str, Any]) -> tuple[str, str]:
+    forwarding = found.get("forwarding") or {}
+    match found.get("state"):
+        case "capture":
+            return "Capture", "hits are kept, nothing is sent: there is no [upstream]"
+        case "refusing":
+            return "Refusing", f"new hits get 503: {found.get('refusing')}"
+        case "held":
+            until = forwarding.get("held_until_ms")
+            end = f"until {clock(until)}" if until else "until `trackoffline online`"
+            return "Held", f"by a person, {end}"
+        case "offline":
+            text = f"since {clock(forwarding['since_ms'])}"
+            if forwarding.get("last_failure"):
+                text += f": {forwarding['last_failure']}"
+            if forwarding.get("next_try_seconds") is not None:
+                text += f"; next try in {span(forwarding['next_try_seconds'])}"
+            return "Offline", text
+        case "online":
+            return "Online", f"{found.get('upstream')} takes hits"
+        case _:
+            return "Stopped", "no daemon was asked; what waits is kept"
+
+
+def _health(found: dict[str, Any]) -> list[str]:
+    lines = []
+    for suites, held in found.get("held_suites", {}).items():
+        lines.append(f"{held['hits']:,} hits of {suites} are held: {held['reason']}")
+    if found["ambiguous"]:
+        lines.append(
+            f"{found['ambiguous']:,} sends were cut before an answer; their hits may count twice"
+        )
+    for reason, count in found.get("refused_by_reason", {}).items():
+        lines.append(f"{count:,} requests refused: {reason}")
+    if not found.get("balanced", True):
+        lines.append("the account does not balance: please report this")
+    return lines
+
+
+def by_reason(letters: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Dead letters counted by reason and suite, the most numerous first."""
+    groups: dict[tuple[str, str], list[int]] = {}
+    for letter in letters:
+        groups.setdefault((letter["reason"], letter["suites"]), []).append(letter["received_ms"])
+    return sorted(
+        (
+            {
+                "reason": reason,
+                "suites": suites,
+                "hits": len(times),
+                "first_received_ms": min(times),
+                "last_received_ms": max(times),
+            }
+            for (reason, suites), times in groups.items()
+        ),
+        key=lambda group: -len(groups[group["reason"], group["suites"]]),
+    )
+
+
+def group_lines(groups: list[dict[str, Any]]) -> list[str]:
+    """A table of groups; empty when there are none."""
+    return _table(
+        ("HITS", "SUITE", "FIRST", "LAST", "REASON"),
+        [
+            (
+                f"{group['hits']:,}",
+                group["suites"],
+                clock(group["first_received_ms"]),
+                clock(group["last_received_ms"]),
+                group["reason"],
+            )
+            for group in groups
+        ],
+    )
+
+
+def letter_lines(letters: list[dict[str, Any]]) -> list[str]:
+    """A table of letters; empty when there are none."""
+    return _table(
+        ("ID", "SUITE", "RECEIVED", "TRIES", "REASON"),
+        [
+            (
+                str(letter["id"]),
+                letter["suites"],
+                clock(letter["received_ms"]),
+                str(letter["tries"]),
+                letter["reason"],
+            )
+            for letter in letters
+        ],
+    )
+
+
+def _table(head: tuple[str, ...], body: list[tuple[str, ...]]) -> list[str]:
+    if not body:
+        return []
+    rows = [head, *(tuple(plain(cell) for cell in row) for row in body)]
+    widths = [max(len(row[column]) for row in rows) for column in range(len(head) - 1)]
+    return [
+        "  ".join([*(cell.ljust(wide) for cell, wide in zip(row, widths, strict=False)), row[-1]])
+        for row in rows
+    ]

@@ -1,0 +1,60 @@
+"""`offline`, `online`, `retry`: what a person decides about forwarding.
+
+Rule: each takes effect at once and says what is so now; a hold survives restarts.
+Source: AppMeasurement's `forceOffline` and `forceOnline`.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import click
+
+from proxy.cli import ask
+from proxy.cli.options import Options, Verb
+
+
+@click.command(cls=Verb)
+@click.option("--for", "length", metavar="LENGTH", help='As "30m", "2h", "7d"; else until online.')
+@click.pass_obj
+def offline(options: Options, length: str | None) -> None:
+    """Send nothing, keep everything; survives restarts."""
+    body = {} if length is None else {"for_seconds": _seconds(length)}
+    _tell(options, "offline", body)
+
+
+@click.command(cls=Verb)
+@click.pass_obj
+def online(options: Options) -> None:
+    """Send again."""
+    _tell(options, "online", {})
+
+
+@click.command(cls=Verb)
+@click.pass_obj
+def retry(options: Options) -> None:
+    """Try the collection server at once."""
+    _tell(options, "retry", {})
+
+
+def _seconds(length: str) -> float:
+    from proxy.config import values  # noqa: PLC0415 - pydantic costs 0.1 s
+
+    try:
+        seconds = values.duration(length)
+    except ValueError as error:
+        raise click.BadParameter(str(error), param_hint="--for") from error
+    if seconds <= 0:
+        raise click.BadParameter("it must be longer than nothing", param_hint="--for")
+    return seconds
+
+
+def _tell(options: Options, verb: str, body: dict[str, Any]) -> None:
+    found = ask.daemon(options).post(f"/api/v1/forwarding/{verb}", body)
+    if options.json:
+        click.echo(json.dumps(found, indent=2))
+    elif not options.quiet:
+        from proxy.cli import show  # noqa: PLC0415 - needed by this verb alone
+
+        click.echo(show.state_line(found))
