@@ -601,9 +601,69 @@ def test_the_drain_goes_on_with_no_byte_free(tmp_path: Path) -> None:
         text=True,
         check=False,
         cwd=CHECKOUT,
+        timeout=60,
     )
 
     assert (done.stdout, done.stderr) == ("drained\n", "")
+
+
+WITH_FAILING_SYNCS = """
+import asyncio, contextlib, shutil, sqlite3, sys
+from pathlib import Path
+from proxy.core.hit import NewHit, Received
+from proxy.core.limits import Limits
+from proxy.errors import QueueUnavailable
+from proxy.shell.clock import SystemClock
+from proxy.shell.queue import Queue
+
+def assert_left_by_a_crash(folder, n, told):
+    crashed = folder / f"crash {n}"
+    crashed.mkdir()
+    for name in ("hits.db", "hits.db-wal"):
+        shutil.copy(folder / name, crashed / name)
+    with contextlib.closing(sqlite3.connect(crashed / "hits.db")) as db:
+        assert [row[0] for row in db.execute("SELECT id FROM hits ORDER BY id")] == told
+
+async def main(folder):
+    queue = await Queue.open(folder / "hits.db", Limits(min_free_disk=0), SystemClock())
+    running = asyncio.create_task(queue.run())
+    told, refused = [], 0
+    try:
+        for n in range(200):
+            try:
+                told += await queue.add([NewHit(n, Received(1, 0), b"GET / HTTP/1.1\\r\\n\\r\\n")])
+            except QueueUnavailable:
+                refused += 1
+                assert_left_by_a_crash(folder, n, told)
+    finally:
+        await queue.close()
+    await running
+    assert queue.ledger.accepted == len(told) == 200 - refused, (queue.ledger, refused)
+    print("refused", refused > 3)
+
+asyncio.run(main(Path(sys.argv[1])))
+"""
+
+
+def test_a_hit_whose_sync_failed_is_stored_nowhere(tmp_path: Path) -> None:
+    """When a client is told no, not even a crash brings its hit back: it may send it again."""
+    some_fail = "inject=fdatasync,fsync:error=EIO:when=25+9"
+    tracing = ["strace", "-f", "-qq", "-o", "/dev/null", "-e", "trace=fdatasync,fsync"]
+    if shutil.which("strace") is None:
+        pytest.skip("strace is not installed")
+    if subprocess.run([*tracing, "true"], capture_output=True, check=False).returncode:
+        pytest.skip("this machine lets nobody trace")
+
+    done = subprocess.run(
+        [*tracing, "-e", some_fail, sys.executable, "-c", WITH_FAILING_SYNCS, tmp_path],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=CHECKOUT,
+        timeout=60,
+    )
+
+    assert (done.stdout, done.stderr) == ("refused True\n", "")
 
 
 # -- limits ----------------------------------------------------------------------------------

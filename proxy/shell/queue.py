@@ -484,10 +484,13 @@ class Queue:
             # The hits once more, but only if surely nothing of them was stored.
             if changes and adds and not self._suspect:
                 error = await self._attempt(adds, [])
+            if self._suspect:
+                await self._settle(changes)
+                changes = []
             if error is not None:
                 self._fail_adds(adds, error)
             adds = []
-            if changes or self._suspect:
+            if changes:
                 await self._settle(changes)
         except BaseException as error:
             ended = QueueUnavailable(f"the writer ended: {error!r}")
@@ -499,9 +502,12 @@ class Queue:
         """Outcomes alone, deleting rather than keeping: the drain goes on with a full disk.
 
         After an I/O error this is, even with no outcome, the commit that writes over what
-        the failed one left in the log, before a crash could bring it back to life.
+        the failed one left in the log, before a crash could bring it back to life; only
+        then is a client told that its hit is not stored.  It must change something, or
+        SQLite writes nothing: the count of such errors.
         """
-        error = await self._attempt([], changes, lean=True)
+        tallies = list(self._tallies.items()) if self._suspect else []
+        error = await self._attempt([], changes, tallies, lean=True)
         if error is None:
             return
         if self._suspect:
@@ -535,7 +541,9 @@ class Queue:
         except sqlite3.Error as error:
             self._error = str(error)
             code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_MISUSE) & 0xFF
-            self._suspect |= code not in HARMLESS
+            if code not in HARMLESS:
+                self._suspect = True
+                self.tally("disk_errors")
             if code == sqlite3.SQLITE_FULL:
                 await self._spend_reserve()
             return error
