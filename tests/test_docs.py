@@ -9,6 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from proxy import config
+from proxy.cli.exits import Exit
+
 ROOT = Path(__file__).resolve().parent.parent
 DOCUMENTS = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").rglob("*.md"))]
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
@@ -78,3 +81,19 @@ def test_every_command_in_the_documents_exists() -> None:
 
     assert documented
     assert not documented - verbs
+
+
+def test_the_readme_has_the_table_of_settings() -> None:
+    """Every key, its default and its meaning, as the model has them."""
+    readme = (ROOT / "README.md").read_text()
+    begin, end = "<!-- configuration -->\n", "\n<!-- /configuration -->"
+    shown = readme.partition(begin)[2].partition(end)[0]
+
+    assert shown == config.table().strip()
+
+
+def test_the_readme_has_the_table_of_exit_codes() -> None:
+    """Scripts rely on them."""
+    rows = [f"| {code.value} | {code.meaning} |" for code in Exit]
+
+    assert "\n".join(rows) in (ROOT / "README.md").read_text()

@@ -89,7 +89,8 @@ class Hit:
     `lane` is the order key: hits of one lane leave in order of `id`, one at a time.
     `suites` is the part of the request's report suites this row stands for; empty means
     all of them; `size` is what the row holds, in bytes.  `ambiguous`: it may already have
-    reached the collection server once.  `requeued`: it left the dead letters and keeps its own time, whatever came after it.
+    reached the collection server once.  `requeued`: it left the dead letters and keeps its
+    own time, whatever came after it.
     """
 
     id: int
