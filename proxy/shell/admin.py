@@ -13,6 +13,7 @@ from __future__ import annotations
 import asyncio
 import hmac
 import json
+import logging
 import math
 import re
 import socket
@@ -20,13 +21,12 @@ from collections.abc import Awaitable, Callable
 from http import HTTPStatus
 from typing import Any, Protocol
 
-import structlog
 from aiohttp import web
 
 from proxy.core import guard
 from proxy.errors import QueueError
 
-log = structlog.get_logger()
+log = logging.getLogger(__name__)
 
 MOST_BODY = 64 * 1024
 BODY_S = 10.0
@@ -148,7 +148,7 @@ class Admin:
             response = _problem(503, str(error))
         except Exception:
             # The library's own log is silent, since it may quote what a client sent.
-            log.exception("an admin request failed", path=request.path)
+            log.exception("an admin request failed")
             response = _problem(500, "a fault of trackoffline, the log has more")
         if not response.prepared:
             response.headers.update(HEADERS)
