@@ -100,6 +100,9 @@ REQUEUE = """
 DEAD = """
     SELECT id, lane, boot, received_ms, flags, suites, content, reason, status, tries, died_ms
     FROM dead WHERE id > ? ORDER BY id LIMIT ?"""
+STAMPS_AFTER = """
+    SELECT h.lane, max(d.ts) FROM delivered d JOIN hits h ON h.id = d.id
+    WHERE d.ts > ? GROUP BY h.lane"""
 OLD_DELIVERED = "SELECT id FROM delivered WHERE at_ms < ? ORDER BY id LIMIT ?"
 FIRST_DELIVERED = "SELECT id FROM delivered ORDER BY id LIMIT ?"
 
@@ -417,6 +420,13 @@ class Queue:
         """Remember across restarts; None forgets."""
         await self._change(partial(_set, name, value))
 
+    async def stamps_after(self, second: int) -> dict[int, int]:
+        """The last `ts` of each lane that was sent one later than this Unix second.
+
+        As far as delivered hits are kept: what a clock that was ahead has left behind.
+        """
+        return dict(await self._read(_rows, STAMPS_AFTER, second))
+
     # -- keeping house ------------------------------------------------------------------
 
     async def tidy(self) -> None:
@@ -425,8 +435,7 @@ class Queue:
         What the disk refuses now (`last_error` says why) is done the next time.
         """
         with contextlib.suppress(QueueUnavailable):
-            if self.boots.stepped(self._offset()):
-                await self._change(self._correct)
+            await self.note_clock()
             while self.limits.max_age_s and await self._change(self._expire):
                 pass
             while await self._change(self._purge):
@@ -436,6 +445,11 @@ class Queue:
                 shrunk += pages
             if shrunk:
                 await self._checkpoint()
+
+    async def note_clock(self) -> None:
+        """Take over a wall clock that was set, so that nothing is stamped by the old one."""
+        if self.boots.stepped(self._offset()):
+            await self._change(self._correct)
 
     async def run(self) -> None:
         """The writer: commit what gathered, tell who waits, until closed.
