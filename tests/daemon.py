@@ -27,6 +27,7 @@ from yarl import URL
 from proxy import config, daemon
 from proxy.config import Config
 from proxy.fake import FakeCollector
+from proxy.shell.clock import Clock
 
 PATIENCE_S = 15.0
 LOOK_AGAIN_S = 0.02
@@ -175,6 +176,7 @@ class Serve(Protocol):
         upstream: FakeCollector | str | None = None,
         settings: Mapping[str, object] | None = None,
         /,
+        clock: Clock | None = None,
     ) -> Served: ...
 
 
@@ -190,6 +192,7 @@ async def serve(tmp_path: Path) -> AsyncIterator[Serve]:
         upstream: FakeCollector | str | None = None,
         settings: Mapping[str, object] | None = None,
         /,
+        clock: Clock | None = None,
     ) -> Served:
         file = write_config(
             tmp_path / "config.toml",
@@ -207,7 +210,9 @@ async def serve(tmp_path: Path) -> AsyncIterator[Serve]:
         stopping = asyncio.Event()
         ready: asyncio.Future[daemon.Listeners] = asyncio.get_running_loop().create_future()
         queue_file = config.queue_path(loaded, {})
-        task = asyncio.create_task(daemon.run(loaded, queue_file, stopping, ready=ready.set_result))
+        task = asyncio.create_task(
+            daemon.run(loaded, queue_file, stopping, ready=ready.set_result, clock=clock)
+        )
         either: list[asyncio.Future[Any]] = [task, ready]
         await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
         if not ready.done():
