@@ -28,7 +28,7 @@ from proxy.core.limits import Limits
 from proxy.errors import QueueFull, QueueInUse, QueueTooNew, QueueUnavailable
 from proxy.shell import beside
 from proxy.shell import queue as queue_module
-from proxy.shell.queue import Queue, peek
+from proxy.shell.queue import Queue, peek, peek_dead
 
 ANY_SIZE = Limits(min_free_disk=0)
 NO_BOUND = 2**31 - 2  # SQLite's own bound of pages
@@ -1058,6 +1058,35 @@ async def test_the_oldest_waiting_hit_is_known(queue: Queue) -> None:
     assert await queue.oldest_waiting() == Received(1, 5)
 
 
+async def test_stamps_ahead_of_the_clock_are_remembered(open_queue: OpenQueue) -> None:
+    """The latest `ts` of each lane, if it lies behind the second asked for, from a file too."""
+    queue = await open_queue()
+    ids = await queue.add([new_hit(lane=lane) for lane in (1, 1, 2, 3)])
+    for hit, ts in zip(await queue.fetch(ids), (70, 60, 50, None), strict=True):
+        await queue.delivered(hit, 200, ts)
+    await queue.close()
+
+    queue = await open_queue()
+
+    assert await queue.stamps_after(49) == {1: 70, 2: 50}
+    assert await queue.stamps_after(50) == {1: 70}
+    assert await queue.stamps_after(70) == {}
+
+
+async def test_dead_letters_are_read_without_owning_the_file(queue: Queue) -> None:
+    """By anyone who may read the file, whether somebody has it open or nobody."""
+    hits = await stored(queue, 3)
+    for hit in hits:
+        await queue.bury(hit, "404", 404, 1)
+    letters = await queue.dead_letters()
+    for owned in (True, False):
+        if not owned:
+            await queue.close()
+        found, boots = peek_dead(queue.path, 1, 1)
+        assert found == letters[1:2]
+        assert boots.wall_ms(hits[0].received) == queue.boots.wall_ms(hits[0].received)
+
+
 # -- the file --------------------------------------------------------------------------------
 
 
@@ -1091,6 +1120,8 @@ async def test_what_is_no_queue_file_is_refused(tmp_path: Path, open_queue: Open
             await open_queue(path=path)
         with pytest.raises(QueueUnavailable, match="cannot read"):
             peek(path)
+        with pytest.raises(QueueUnavailable, match="cannot read"):
+            peek_dead(path, 0, 1)
 
     assert foreign.read_bytes() == b"no database, and precious" * 1000
 
