@@ -81,9 +81,10 @@ OLDEST = f"""
     SELECT h.id, length(h.content), h.boot, h.received_ms FROM hits h
     WHERE h.id >= ? AND {UNSETTLED} ORDER BY h.id"""  # noqa: S608
 NEWEST = "SELECT content FROM hits ORDER BY id DESC LIMIT ?"
-DELIVER = f"""
+DELIVER = """
     INSERT INTO delivered (id, at_ms, status, ts)
-    SELECT id, ?, ?, ? FROM hits h WHERE id = ? AND {UNSETTLED}"""  # noqa: S608
+    SELECT id, ?, ?, ? FROM hits WHERE id = ?
+    ON CONFLICT DO NOTHING"""
 REMOVE = "DELETE FROM hits WHERE id = ?"
 SETTLE = f"DELETE FROM hits AS h WHERE id = ? AND {UNSETTLED}"  # noqa: S608
 TAKE_OUT = SETTLE + " RETURNING id, lane, boot, received_ms, flags, suites, content"
