@@ -13,6 +13,7 @@ import asyncio
 import contextlib
 import json
 import random
+import resource
 import socket
 import ssl
 import time
@@ -41,6 +42,9 @@ log = structlog.get_logger()
 GRACE_S = 3.0
 # VisitorAPI waits 30 s for `/id`, and the page with it; without an answer it goes on alone.
 IDENTITY_S = 2.0
+
+MOST_CONNECTIONS = 2_000
+OWN_DESCRIPTORS = 64  # queue file, log, libraries, admin port
 
 
 @dataclass(frozen=True, slots=True)
@@ -212,7 +216,14 @@ class Daemon:
 
     def _listening(self, address: config.Address, tls: ssl.SSLContext | None) -> Listening:
         listen = self.settings.listen
-        return Listening(address.host, address.port, listen.max_request, listen.allowed_hosts, tls)
+        return Listening(
+            address.host,
+            address.port,
+            listen.max_request,
+            listen.allowed_hosts,
+            tls,
+            most_connections=connections(self.settings.drain.concurrency),
+        )
 
     async def _identify(self, request: Request) -> bytes | None:
         """`/id` is passed through while the link is up, and never an error."""
@@ -226,6 +237,20 @@ class Daemon:
         except TimeoutError:
             return None
         return _identity(reply) if isinstance(reply, Reply) else None
+
+
+def connections(concurrency: int) -> int:
+    """How many clients may be connected: what this process may open, less what it needs.
+
+    A process that runs out of descriptors can neither store nor send; strangers who hold
+    connections open must not bring it there.
+    """
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = MOST_CONNECTIONS + 2 * concurrency + OWN_DESCRIPTORS
+    if soft < wanted:
+        soft = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    return max(16, min(MOST_CONNECTIONS, soft - 2 * concurrency - OWN_DESCRIPTORS))
 
 
 def needs_restart(old: Config, new: Config) -> list[str]:

@@ -308,11 +308,22 @@ class _Connection(web.RequestHandler):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         assert self._manager is not None  # noqa: S101 - aiohttp's own contract
-        if len(self._manager.connections) >= self._where.most_connections:
+        others = self._manager.connections
+        if len(others) >= self._where.most_connections:
+            # Room is made by those who have said nothing whole for longest: strangers who
+            # only hold connections open keep nobody out.
             self._intake.turned_away()
-            transport.close()
-            return
+            idle = next((one for one in others if isinstance(one, _Connection) and one.idle), None)
+            if idle is None:
+                transport.close()
+                return
+            idle.force_close()
         super().connection_made(transport)
+
+    @property
+    def idle(self) -> bool:
+        """Whether nothing it asked for is under way."""
+        return self._current_request is None and not self._messages
 
     def connection_lost(self, exc: BaseException | None) -> None:
         self._lost.set()
