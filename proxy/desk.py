@@ -94,7 +94,7 @@ class Desk:
             "pid": os.getpid(),
             "uptime_seconds": self.loop_time() - self.started,
             "queue_path": str(queue.path),
-            "free_disk_bytes": queue.free_disk(),
+            "free_disk_bytes": max(0, queue.free_disk()),
             "upstream": self.server,
             "forwarding": None,
         }
