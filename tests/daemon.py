@@ -329,6 +329,35 @@ class Process(Reached):
         await self.start()
 
 
+def prepared(
+    folder: Path,
+    upstream: FakeCollector | str | None = None,
+    settings: Mapping[str, object] | None = None,
+) -> Process:
+    """A process not yet started, with everything it needs in one folder."""
+    folder.mkdir(exist_ok=True)
+    beacons, admin = free_ports(2)
+    given: dict[str, object] = {
+        "listen.address": f"127.0.0.1:{beacons}",
+        "admin.address": f"127.0.0.1:{admin}",
+        "queue.path": str(folder / "hits.db"),
+        "retry.first": "10ms",
+        "retry.max": "100ms",
+        **(settings or {}),
+    }
+    return Process(
+        beacons=str(given["listen.address"]),
+        admin=str(given["admin.address"]),
+        config_file=write_config(
+            folder / "config.toml",
+            given,
+            upstream.url if isinstance(upstream, FakeCollector) else upstream,
+        ),
+        queue_file=Path(str(given["queue.path"])),
+        log_file=folder / "log",
+    )
+
+
 class Launch(Protocol):
     """Makes a `Process`, not yet started."""
 
@@ -357,30 +386,8 @@ async def process(tmp_path: Path) -> AsyncIterator[Launch]:
         *,
         name: str = "daemon",
     ) -> Process:
-        folder = tmp_path / name
-        folder.mkdir(exist_ok=True)
-        beacons, admin = free_ports(2)
-        given: dict[str, object] = {
-            "listen.address": f"127.0.0.1:{beacons}",
-            "admin.address": f"127.0.0.1:{admin}",
-            "queue.path": str(folder / "hits.db"),
-            "retry.first": "10ms",
-            "retry.max": "100ms",
-            **(settings or {}),
-        }
-        one = Process(
-            beacons=str(given["listen.address"]),
-            admin=str(given["admin.address"]),
-            config_file=write_config(
-                folder / "config.toml",
-                given,
-                upstream.url if isinstance(upstream, FakeCollector) else upstream,
-            ),
-            queue_file=Path(str(given["queue.path"])),
-            log_file=folder / "log",
-        )
-        made.append(one)
-        return one
+        made.append(prepared(tmp_path / name, upstream, settings))
+        return made[-1]
 
     yield make
     for one in made:

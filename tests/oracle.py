@@ -4,8 +4,8 @@ Rule: every hit has a unique name in its bytes; an obligation is recorded the mo
 arrives.  When the faults are over, each one is found at the fake collection server byte for
 byte (but for the stamp), or in the queue file, or in a count the daemon itself gives; and the
 daemon's equation must agree with all of that exactly.
-Non-rule: no fault, no load, no daemon; no hit that becomes several rows; and nothing of the product is asked but its answers,
-its file and its status.
+Non-rule: no fault, no load, no daemon; no hit that becomes several rows.  Nothing of the
+product is asked but its answers, its file and its status.
 Source: Vector's and Jepsen's way of judging a queue from outside.
 
     promises = Promises()
