@@ -43,7 +43,7 @@ class AgainstAModel(RuleBasedStateMachine):
         self.turn += 1
         fresh_first = self.turn % FRESH_TURN == 0
         choices = [
-            (self.lanes[lane].fresh != fresh_first, turn(lane), self.lanes[lane].ids[0], lane)
+            (turn(lane), self.lanes[lane].fresh != fresh_first, self.lanes[lane].ids[0], lane)
             for lane in self.of_state("ready")
         ]
         return min(choices)[2:] if choices else None

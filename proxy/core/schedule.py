@@ -117,7 +117,11 @@ class Schedule:
         first, second = self._ready, self._fresh
         if self._turn == 0:
             first, second = second, first
-        chosen = self._pop(first, turn) or self._pop(second, turn)
+        chosen = self._pop(first, turn)
+        if chosen is None:
+            chosen = self._pop(second, turn)
+        elif turn is not None and turn(chosen[1]):
+            chosen = self._swap(chosen, first, second, turn)
         if chosen is None:
             return None
         known = self._lanes[chosen[1]]
@@ -145,6 +149,23 @@ class Schedule:
             if entry is not best:
                 heapq.heappush(ready, entry[1:])
         return best[1:]
+
+    def _swap(
+        self,
+        chosen: tuple[int, int],
+        first: list[tuple[int, int]],
+        second: list[tuple[int, int]],
+        turn: Callable[[int], int],
+    ) -> tuple[int, int]:
+        """The one whose turn comes earlier, of this and the best of the other heap."""
+        other = self._pop(second, turn)
+        if other is None:
+            return chosen
+        if turn(other[1]) < turn(chosen[1]):
+            heapq.heappush(first, chosen)
+            return other
+        heapq.heappush(second, other)
+        return chosen
 
     def settled(self, lane: int) -> None:
         """The hit in flight has left the queue for good; its lane goes on."""
