@@ -11,15 +11,17 @@ Source: nullmailer's send loop for the shape; docs/design/0003, 0008.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections import Counter, OrderedDict, deque
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from dataclasses import dataclass, replace
-from typing import Protocol
+from math import inf
+from typing import Protocol, TypeVar
 
 import structlog
 
 from proxy.core import backoff, beacon, headers, insertion, stamp, verdict
-from proxy.core.hit import Failure, Hit, Reply, Request, Suites
+from proxy.core.hit import Failure, Fault, Hit, Reply, Request, Suites, Timestamps
 from proxy.core.link import Flight, Link, State
 from proxy.core.moment import Boots
 from proxy.core.pace import Pace
@@ -29,16 +31,21 @@ from proxy.core.verdict import Delivered, Follow, LinkDown, Refused, Retry
 from proxy.errors import NotABeacon, QueueError
 from proxy.shell.clock import Clock
 
+T = TypeVar("T")
+
 log = structlog.get_logger()
 
 # How far the cursor runs ahead past lanes that cannot send: 8 bytes a hit in memory.
 MOST_KNOWN = 2_000_000
+# So many known hits are enough for a while: those that come later are left for the cursor,
+# or an outage would put every lane of its backlog in memory.
+MOST_AHEAD = 10_000
 # Between launches it reads so many pages at most; sending must not wait for reading.
 PAGES_AT_ONCE = 2
 # Fresh hits that may overtake the backlog of other visitors at one time.
 MOST_EARLY = 10_000
 LAST_TS = 100_000
-RECORD_AGAIN_S = 1.0
+AGAIN_S = 1.0  # what the disk refused, and what a limit dropped, is looked at so often
 
 
 class Hits(Protocol):
@@ -119,18 +126,26 @@ class Drain:
         self._jitter = jitter
         self._schedule = Schedule()
         self._cursor = 0  # hits up to this id are known to the schedule, or left the queue
-        self._early: set[int] = set()  # and so are these, behind it
+        self._early: set[int] = set()  # and so are these, behind it, until they leave
+        self._left: set[int] | None = None  # of these, those that left while a page is read
+        self._heard = hits.last_id  # the last hit anybody told of
         self._unread = Unread(0, hits.last_id)
         self._arrivals: deque[tuple[int, int]] = deque()
         hits.arrivals = self._arrivals
         self._gone = (0, frozenset[int]())
+        self._gone_at = -inf
         self._seen = hits.last_id
         self._flying: dict[int, float] = {}  # when the sends in flight began, by hit
         self._sends: set[asyncio.Task[None]] = set()
+        self._probes: set[asyncio.Task[None]] = set()
+        self._recalls = 0  # how often what was about to fly was called back
+        self._unspent = 0  # sends that the pace was told of, and that then were none
         self._trials: dict[int, _Trial] = {}
         self._last_ts: OrderedDict[int, int] = OrderedDict()
         self._held_lanes: set[int] = set()
-        self._stopping = self._paused = self._afresh = False
+        self._paused = False
+        self._afresh = True
+        self._ending = asyncio.Event()
         self._moved_at = 0.0  # when the drain last tried something, or could not
         self._told: bool | None = None  # whether the log last said online
 
@@ -143,6 +158,7 @@ class Drain:
     def pause(self, paused: bool) -> None:
         """A person wants nothing sent (or sent again); what is in flight goes on."""
         self._paused = paused
+        self._recall()
         self._hits.news.set()
 
     def retry(self) -> None:
@@ -173,30 +189,58 @@ class Drain:
     def start_over(self) -> None:
         """Read the queue from its beginning again, as after held hits were released."""
         self._afresh = True
+        self._recall()
         self._hits.news.set()
 
     def stop(self) -> None:
         """Send nothing new; `run` ends when what flies has landed, or after the grace."""
-        self._stopping = True
+        self._ending.set()
+        self._recall()
         self._hits.news.set()
 
     # -- the loop ----------------------------------------------------------------------
 
     async def run(self) -> None:
-        self._held_lanes = await self._hits.held_lanes()
-        # Lanes that were stamped by a clock ahead of today's must not go back either.
-        self._last_ts.update(await self._hits.stamps_after(self._hits.clock.wall_ms() // 1000))
         async with asyncio.TaskGroup() as sends:
-            while not self._stopping:
+            while not self._ending.is_set():
                 self._hits.news.clear()
-                self._notice()
-                await self._read_ahead()
-                await self._launch(sends)
-                await self._until_something_happens()
+                try:
+                    # Now, for the next restart may come before the next send.
+                    await self._hits.note_clock()
+                    if self._afresh and not self._flying:
+                        await self._begin()
+                    self._notice()
+                    await self._read_ahead()
+                    await self._launch(sends)
+                except QueueError as error:
+                    log.warning("the queue could not be read, trying again", reason=str(error))
+                    await _wait(self._ending, asyncio.get_running_loop().time() + AGAIN_S)
+                else:
+                    await _wait(self._hits.news, self._next_at())
+            for probe in self._probes:
+                probe.cancel()
             if self._sends:
                 _, late = await asyncio.wait(self._sends, timeout=self.policy.grace_s)
                 for send in late:
                     send.cancel()
+
+    async def _begin(self) -> None:
+        """Forget where the hits are, and read the queue from its beginning."""
+        self._afresh = False  # first, for someone may want it again meanwhile
+        try:
+            self._held_lanes = await self._hits.held_lanes()
+            # Lanes that were stamped by a clock ahead of today's must not go back either.
+            ahead = await self._hits.stamps_after(self._hits.clock.wall_ms() // 1000)
+        except QueueError:
+            self._afresh = True
+            raise
+        for lane, ts in ahead.items():
+            self._last_ts[lane] = max(ts, self._last_ts.get(lane, 0))
+        self._schedule, self._cursor = Schedule(), 0
+        self._early.clear()
+        self._arrivals.clear()
+        self._heard = self._hits.last_id
+        self._unread = Unread(0, self._heard)
 
     def _notice(self) -> None:
         """What happened in the queue meanwhile."""
@@ -206,27 +250,35 @@ class Drain:
         if self._hits.last_id != self._seen:
             self._seen = self._hits.last_id
             self.link.woken(now)
-        if self._afresh and not self._flying:
-            self._afresh = False
-            self._schedule, self._cursor = Schedule(), 0
-            self._early.clear()
-            self._unread = Unread(0, self._hits.last_id)
-            self._arrivals.clear()
         while self._arrivals:
             self._arrived(*self._arrivals.popleft())
-        if self._hits.gone != self._gone:
-            self._gone = through, spared = self._hits.gone
-            self._schedule.dropped(through, spared | self._flying.keys())
+        if self._hits.gone != self._gone and now >= self._gone_at + AGAIN_S:
+            self._gone_at = now
+            self._forget()
         self._schedule.release(now)
+
+    def _forget(self) -> None:
+        """Drop what limits took away: only now and then, for `begin` sees the rest."""
+        self._gone = through, spared = self._hits.gone
+        kept = spared | self._flying.keys()
+        self._schedule.dropped(through, kept)
+        for hit in [hit for hit in self._trials if hit <= through and hit not in kept]:
+            del self._trials[hit]
+            self.link.left(hit)
+        self._early = {hit for hit in self._early if hit > through or hit in kept}
 
     def _arrived(self, hit: int, lane: int) -> None:
         """A new hit: behind its lane if all of that is known, else the cursor will find it."""
+        gap, self._heard = hit > self._heard + 1, max(hit, self._heard)
         if hit <= self._cursor:
             return
-        if self._cursor == hit - 1:
-            self._schedule.offer(hit, lane)
+        if self._cursor == hit - 1 and len(self._schedule) < MOST_AHEAD:
+            self._schedule.offer(hit, lane, fresh=self._schedule.sendable_backlog > 0)
             self._cursor = hit
-        elif len(self._early) < MOST_EARLY and not self._unread.may_hold(lane):
+            return
+        if gap:
+            self._unread.missed(hit - 1)
+        if len(self._early) < MOST_EARLY and not self._unread.may_hold(lane):
             self._schedule.offer(hit, lane, fresh=True)
             self._early.add(hit)
         else:
@@ -234,7 +286,8 @@ class Drain:
 
     async def _read_ahead(self) -> None:
         """Know enough lanes that could send to fill what may fly."""
-        wanted = 1 if self.link.state is not State.ONLINE else 2 * self.policy.concurrency
+        # One lane may hold nothing but poison, so the canary needs more than one to choose from.
+        wanted = 1 if self.link.state is State.OFFLINE else 2 * self.policy.concurrency
         for _ in range(PAGES_AT_ONCE):
             if (
                 self._schedule.sendable_backlog >= wanted
@@ -243,74 +296,122 @@ class Drain:
                 or self._afresh
             ):
                 break
-            last = self._hits.last_id
-            page = await self._hits.page(self._cursor)
-            for hit, lane in page:
-                if hit in self._early:
-                    self._early.discard(hit)
-                else:
-                    self._schedule.offer(hit, lane)
-            self._cursor = page[-1][0] if page else max(self._cursor, last)
-            self._unread.read(self._cursor)
+            await self._read_page()
         else:
             self._hits.news.set()
         if self._unread.to_survey and self.link.state is State.ONLINE:
+            last = self._hits.last_id
             rows = await self._hits.page(self._unread.surveyed)
-            self._unread.survey(rows, rows[-1][0] if rows else self._hits.last_id)
+            self._unread.survey(rows, rows[-1][0] if rows else last)
             self._hits.news.set()
+
+    async def _read_page(self) -> None:
+        last = self._hits.last_id
+        self._left = set()
+        try:
+            page = await self._hits.page(self._cursor)
+            for hit, lane in page:
+                if hit not in self._early and hit not in self._left:
+                    self._schedule.offer(hit, lane)
+        finally:
+            self._left = None
+        self._cursor = page[-1][0] if page else max(self._cursor, last)
+        self._early = {hit for hit in self._early if hit > self._cursor}
+        self._unread.read(self._cursor)
 
     async def _launch(self, sends: asyncio.TaskGroup) -> None:
         """Start what may fly now."""
         now = asyncio.get_running_loop().time()
-        if self._paused or self._afresh:
+        if not self._may_send:
             return
         if self.link.probe_due(now):
             self.link.probe_began(now)
-            self._start(sends, self._probe())
-        taken: list[tuple[int, int]] = []
-        room = self.link.room(self._flying.values())
-        while len(taken) < room and self.pace.next_at(now) <= now:
-            turn = self.link.turn if self.link.state is State.SUSPECT else None
-            chosen = self._schedule.take(turn)
-            if chosen is None:
-                break
-            self.pace.sent(now)
-            taken.append(chosen)
+            self._start(sends, self._probe(), self._probes)
+        taken = self._take(now)
         if not taken:
             return
         self._moved_at = now
-        rows = await self._hits.fetch([hit for hit, _ in taken])
-        found = {hit.id: hit for hit in rows}
+        recalls = self._recalls
+        try:
+            found = {hit.id: hit for hit in await self._hits.fetch([hit for hit, _ in taken])}
+        except QueueError:
+            for _, lane in taken:
+                self._schedule.deferred(lane, now)
+            raise
         for id_, lane in taken:
             hit = found.get(id_)
             if hit is None:
-                self._schedule.settled(lane)
+                self._spare(recalls)
+                self._leave(id_, lane)
                 self._hits.news.set()
             else:
                 self._flying[id_] = now
-                self._start(sends, self._fly(hit, now))
+                self._start(sends, self._fly(hit, now, recalls), self._sends)
 
-    def _start(self, sends: asyncio.TaskGroup, work: Coroutine[None, None, None]) -> None:
-        task = sends.create_task(work)
-        self._sends.add(task)
-        task.add_done_callback(self._sends.discard)
+    def _take(self, now: float) -> list[tuple[int, int]]:
+        """As many hits and their lanes as window and pace allow."""
+        taken: list[tuple[int, int]] = []
+        room = self._room()
+        while len(taken) < room and (self._unspent or self.pace.next_at(now) <= now):
+            chosen = self._schedule.take(
+                self.link.turn if self.link.state is State.SUSPECT else None
+            )
+            if chosen is None:
+                self._unspent = 0
+                break
+            if self._unspent:
+                self._unspent -= 1
+            else:
+                self.pace.sent(now)
+            taken.append(chosen)
+        return taken
 
-    async def _until_something_happens(self) -> None:
+    @property
+    def _may_send(self) -> bool:
+        return not (self._paused or self._afresh)
+
+    def _room(self) -> int:
+        """What the window allows; what has landed and is not on disk yet still counts."""
+        return min(
+            self.link.room(self._flying.values()), self.policy.concurrency - len(self._flying)
+        )
+
+    def _recall(self) -> None:
+        """What was taken and is not on its way yet stays: the reason to send it is gone."""
+        self._recalls += 1
+        self._unspent = 0
+
+    def _spare(self, recalls: int) -> None:
+        """A hit that was taken is not sent: another one may go in its place."""
+        if recalls == self._recalls:
+            self._unspent += 1
+
+    def _start(
+        self,
+        tasks: asyncio.TaskGroup,
+        work: Coroutine[None, None, None],
+        among: set[asyncio.Task[None]],
+    ) -> None:
+        task = tasks.create_task(work)
+        among.add(task)
+        task.add_done_callback(among.discard)
+
+    def _next_at(self) -> float | None:
+        """When there is something to do again, if nothing happens before."""
         now = asyncio.get_running_loop().time()
         times = [self._schedule.next_at()]
-        if not self._paused:
+        if self._may_send:
             times.append(self.link.next_wake(now))
-            if self._schedule.sendable and self.link.room(self._flying.values()):
+            if self._schedule.sendable and self._room() > 0:
                 times.append(self.pace.next_at(now))
-        soonest = min((at for at in times if at is not None), default=None)
-        try:
-            async with asyncio.timeout_at(soonest):
-                await self._hits.news.wait()
-        except TimeoutError:
-            pass
+        return min((at for at in times if at is not None), default=None)
 
     async def _probe(self) -> None:
-        failure = await self._road.probe()
+        try:
+            failure = await self._road.probe()
+        except Exception as error:
+            log.exception("a probe failed in a way nobody foresaw")
+            failure = Failure(Fault.CONNECT, f"{type(error).__name__}: {error}")
         now = asyncio.get_running_loop().time()
         if failure is None:
             self.link.probe_succeeded(now)
@@ -321,61 +422,90 @@ class Drain:
 
     # -- one hit -----------------------------------------------------------------------
 
-    async def _fly(self, hit: Hit, began: float) -> None:
+    async def _fly(self, hit: Hit, began: float, recalls: int) -> None:
         try:
-            await self._send(hit, began)
+            await self._send(hit, began, recalls)
         finally:
             self._flying.pop(hit.id, None)
             self._moved_at = asyncio.get_running_loop().time()
             self._hits.news.set()
 
-    async def _send(self, hit: Hit, began: float) -> None:
+    async def _send(self, hit: Hit, began: float, recalls: int) -> None:
         try:
             said = beacon.read(hit.request)
         except (NotABeacon, insertion.InsertionRefused) as error:
+            self._spare(recalls)
             await self._bury(hit, f"its stored form is no hit: {error}", None)
             return
-        await self._record(self._hits.note_clock)
+        await self._insist(self._hits.note_clock)
         boots, now_ms = self._hits.boots, self._hits.clock.ms()
-        age_s = boots.age_ms(hit.received, now_ms) / 1000
-        match self._decide(hit, said, age_s):
+        part = hit.suites or said.suites
+        decision = stamp.decide(
+            said, hit.suites, self.suites, boots.age_ms(hit.received, now_ms) / 1000
+        )
+        if not isinstance(decision, stamp.Send):
+            self._spare(recalls)
+        match decision:
             case stamp.Hold(reason):
-                await self._hold(hit, hit.suites or said.suites, reason)
+                await self._hold(hit, part, reason)
             case stamp.Bury(reason):
                 await self._bury(hit, reason, None)
+            case stamp.Send() if hit.lane in self._held_lanes:
+                self._spare(recalls)
+                await self._wait_in_line(hit, part)
             case stamp.Send(stamped):
-                ts = self._second(hit, boots) if stamped else None
-                if not self._hits.begin(hit.id):
-                    self._leave(hit)
-                    return
-                reply = await self._exchange(stamp.render(hit.request, ts, hit.suites), said.kind)
-                await self._apply(hit, began, ts, *reply)
+                if recalls != self._recalls:
+                    self._schedule.deferred(hit.lane, began)
+                elif self._hits.begin(hit.id):
+                    ts = self._second(hit, boots) if stamped else None
+                    await self._apply(hit, began, ts, *await self._exchange(hit, said.kind, ts))
+                else:
+                    self._spare(recalls)
+                    self._leave(hit.id, hit.lane)
 
-    def _decide(
-        self, hit: Hit, said: beacon.Beacon, age_s: float
-    ) -> stamp.Send | stamp.Hold | stamp.Bury:
-        decision = stamp.decide(said, hit.suites, self.suites, age_s)
-        if hit.lane in self._held_lanes and isinstance(decision, stamp.Send):
-            return stamp.Hold("an earlier hit of the same visitor is held")
-        return decision
+    async def _wait_in_line(self, hit: Hit, suites: Sequence[str]) -> None:
+        """An earlier hit of its visitor is held, and so is this one.
+
+        Unless its suites are described by now: then the earlier ones are about to be
+        released, or left in some other way, and to hold this one would come too late for that.
+        """
+        if any(self.suites.of(rsid).timestamps is Timestamps.UNKNOWN for rsid in suites):
+            await self._hold(hit, suites, "an earlier hit of the same visitor is held")
+            return
+        self._schedule.deferred(hit.lane, asyncio.get_running_loop().time() + AGAIN_S)
+        if hit.lane not in await self._insist(self._hits.held_lanes):
+            self.start_over()
 
     def _second(self, hit: Hit, boots: Boots) -> int:
         """The hit's `ts`; it never goes back within a lane, but for what a person requeued."""
         floor = 0 if hit.requeued else self._last_ts.get(hit.lane, 0)
-        ts = max(boots.wall_ms(hit.received) // 1000, floor)
-        self._last_ts[hit.lane] = max(ts, self._last_ts.get(hit.lane, 0))
-        self._last_ts.move_to_end(hit.lane)
-        if len(self._last_ts) > LAST_TS:
-            self._last_ts.popitem(last=False)
-        return ts
+        return max(boots.wall_ms(hit.received) // 1000, floor)
 
-    async def _exchange(self, request: Request, kind: str) -> tuple[verdict.Verdict, int | None]:
+    def _may_have(self, lane: int, ts: int | None) -> None:
+        """Adobe may have seen this `ts`: nothing of the lane goes back behind it."""
+        if ts is not None:
+            self._last_ts[lane] = max(ts, self._last_ts.get(lane, 0))
+            self._last_ts.move_to_end(lane)
+            if len(self._last_ts) > LAST_TS:
+                self._last_ts.popitem(last=False)
+
+    async def _exchange(
+        self, hit: Hit, kind: str, ts: int | None
+    ) -> tuple[verdict.Verdict, int | None]:
         """One request, or two when the server checks for cookies; what came of it."""
-        reply = await self._road.send(request)
-        judged = self._judge(kind, reply, followed=False)
-        if isinstance(judged, Follow):
-            reply = await self._road.send(_following(request, judged))
-            judged = self._judge(kind, reply, followed=True)
+        try:
+            request = stamp.render(hit.request, ts, hit.suites)
+            reply = await self._road.send(request)
+            judged = self._judge(kind, reply, followed=False)
+            if isinstance(judged, Follow):
+                reply = await self._road.send(_following(request, judged))
+                judged = self._judge(kind, reply, followed=True)
+        except Exception as error:
+            # One strange hit or answer must not end the process, and again at each start.
+            # As a failure it has its attempts, and if it is ours and not the hit's, the link
+            # goes down and keeps the others.
+            log.exception("a send failed in a way nobody foresaw", hit=hit.id)
+            return Retry(f"{type(error).__name__}: {error}", ambiguous=True), None
         return judged, reply.status if isinstance(reply, Reply) else None
 
     def _judge(self, kind: str, reply: Reply | Failure, *, followed: bool) -> verdict.Verdict:
@@ -405,10 +535,12 @@ class Drain:
                 self.pace.delivered(now)
                 self.last_delivery_ms = self._hits.clock.wall_ms()
                 self._note_link()
-                await self._record(lambda: self._hits.delivered(hit, judged.status, ts))
-                self._leave(hit)
+                self._may_have(hit.lane, ts)
+                await self._insist(lambda: self._hits.delivered(hit, judged.status, ts))
+                self._leave(hit.id, hit.lane)
             case Refused(reason):
-                self.link.left(hit.id)
+                trial.failures += 1
+                self._trials[hit.id] = trial
                 await self._bury(hit, reason, status)
             case LinkDown(reason, answered):
                 counts = self.link.lost(
@@ -429,9 +561,11 @@ class Drain:
                 else:
                     self.link.pushed_back(now, flight)
                     self.pace.pushed_back(now, after_s, began)
+                    self._recall()
                 self._note_link(reason)
                 if ambiguous:
-                    await self._record(lambda: self._hits.doubt(hit))
+                    self._may_have(hit.lane, ts)
+                    await self._insist(lambda: self._hits.doubt(hit))
                 await self._come_back(
                     hit, trial, now, reason, status, counts=counts, after_s=after_s or 0.0
                 )
@@ -453,12 +587,11 @@ class Drain:
         trial.charged += counts
         trial.failures += 1
         trial.failed_at = now
+        self._trials[hit.id] = trial
         if trial.charged >= self.policy.attempts and self.link.may_bury():
             self.link.buried()
-            self.link.left(hit.id)
             await self._bury(hit, f"{trial.charged} attempts: {reason}", status)
             return
-        self._trials[hit.id] = trial
         self._hits.deferred(hit.id)
         # While the link is down it is the probe that waits, not the hit.
         wait_s = after_s
@@ -478,31 +611,34 @@ class Drain:
     async def _bury(self, hit: Hit, reason: str, status: int | None) -> None:
         trial = self._trials.get(hit.id) or _Trial()
         log.warning("hit is a dead letter", hit=hit.id, reason=reason)
-        await self._record(lambda: self._hits.bury(hit, reason, status, trial.failures))
-        self._leave(hit)
+        await self._insist(lambda: self._hits.bury(hit, reason, status, trial.failures))
+        self._leave(hit.id, hit.lane)
 
     async def _hold(self, hit: Hit, suites: Sequence[str], reason: str) -> None:
         if hit.lane not in self._held_lanes:
             log.warning("hit is held", hit=hit.id, suites=",".join(suites), reason=reason)
             self._held_lanes.add(hit.lane)
-        await self._record(lambda: self._hits.hold(hit, suites, reason))
-        self._leave(hit)
+        await self._insist(lambda: self._hits.hold(hit, suites, reason))
+        self._leave(hit.id, hit.lane)
 
-    def _leave(self, hit: Hit) -> None:
+    def _leave(self, hit: int, lane: int) -> None:
         """The hit is no longer the drain's; its lane goes on."""
-        self._trials.pop(hit.id, None)
-        self._schedule.settled(hit.lane)
+        self._trials.pop(hit, None)
+        self.link.left(hit)
+        if hit in self._early:
+            self._early.discard(hit)
+            if self._left is not None:
+                self._left.add(hit)
+        self._schedule.settled(lane)
 
-    async def _record(self, write: Callable[[], Awaitable[None]]) -> None:
-        """An outcome is written down however long the disk refuses; its lane waits."""
+    async def _insist(self, do: Callable[[], Awaitable[T]]) -> T:
+        """An outcome is recorded however long the disk refuses; its lane waits."""
         while True:
             try:
-                await write()
+                return await do()
             except QueueError as error:
-                log.warning("an outcome could not be recorded, trying again", reason=str(error))
-                await asyncio.sleep(RECORD_AGAIN_S)
-            else:
-                return
+                log.warning("the queue refused, trying again", reason=str(error))
+                await asyncio.sleep(AGAIN_S)
 
     def _note_link(self, reason: str | None = None) -> None:
         """One log line when the link goes up or down."""
@@ -513,12 +649,21 @@ class Drain:
         is_up = self.link.state is State.ONLINE
         if is_up == self._told:
             return
+        if not is_up:
+            self._recall()
         self._told = is_up
         self.since_ms = self._hits.clock.wall_ms()
         if is_up:
             log.info("online: the collection server takes hits")
         else:
             log.warning("offline: hits are kept until it answers", reason=self.last_failure)
+
+
+async def _wait(event: asyncio.Event, until: float | None) -> None:
+    """Until the event is set, or the loop's time has come."""
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout_at(until):
+            await event.wait()
 
 
 def _following(request: Request, follow: Follow) -> Request:
