@@ -507,6 +507,11 @@ class Queue:
             adds = []
             if changes:
                 await self._settle(changes)
+        except asyncio.CancelledError:
+            # The transaction may yet end well in its thread: a no would be a lie as much as a yes.
+            for done in (*(add.done for add in adds), *(change.done for change in changes)):
+                done.cancel()
+            raise
         except BaseException as error:
             ended = QueueUnavailable(f"the writer ended: {error!r}")
             self._fail_adds(adds, ended)
