@@ -80,22 +80,31 @@ async def _serve(found: Settings, options: Options, signals: list[int], *, captu
 
     def end(number: int) -> None:
         signals.append(number)
-        if stop.is_set() and running is not None:
+        # A third must not cut short the closing that the second one began.
+        if len(signals) == 2 and running is not None:
             running.cancel()
         stop.set()
 
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, end, number)
     loop.add_signal_handler(signal.SIGHUP, _reload, options, capture, reloads)
-    await daemon.run(
-        found.config,
-        found.queue_file,
-        stop,
-        ready=lambda listeners: _greet(found, options, listeners),
-        reloads=reloads,
-        boss=supervisor(os.environ, os.getpid()),
-        sockets=inherited(os.environ, os.getpid()),
-    )
+    try:
+        await daemon.run(
+            found.config,
+            found.queue_file,
+            stop,
+            ready=lambda listeners: _greet(found, options, listeners),
+            reloads=reloads,
+            boss=supervisor(os.environ, os.getpid()),
+            sockets=inherited(os.environ, os.getpid()),
+        )
+    finally:
+        # All is on disk.  The end of the loop would give signals back to the system, and one
+        # that comes in the last milliseconds would then be our exit code.
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM, signal.SIGINT})
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.remove_signal_handler(number)
+            signal.signal(number, signal.SIG_IGN)
 
 
 def _reload(options: Options, capture: bool, reloads: asyncio.Queue[Config]) -> None:
