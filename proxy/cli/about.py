@@ -34,7 +34,7 @@ def config() -> None:
 @config.command("show")
 @click.pass_obj
 def show_(options: Options) -> None:
-    """Every setting in effect, and who set it: default, file or environment."""
+    """Every setting in effect, and who set it."""
     from proxy.config import effective  # noqa: PLC0415 - pydantic costs 0.1 s
 
     file = settings.find(options)
@@ -51,7 +51,7 @@ def show_(options: Options) -> None:
 @config.command("table")
 @click.pass_obj
 def table_(_: Options) -> None:
-    """Every setting there is, its default and its meaning, in Markdown."""
+    """Every setting there is, in Markdown."""
     from proxy.config import table  # noqa: PLC0415 - as above
 
     click.echo(table())

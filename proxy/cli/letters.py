@@ -34,7 +34,7 @@ def dead(ctx: click.Context) -> None:
 @click.option("--each", is_flag=True, help="A line for each letter, with its id.")
 @click.pass_obj
 def list_(options: Options, each: bool = False) -> None:
-    """Dead letters by reason and report suite (the same as `dead` alone)."""
+    """Dead letters by reason; `dead` alone is the same."""
     from proxy.cli import show  # noqa: PLC0415 - needed by this verb alone
 
     found = _letters(options)
@@ -62,7 +62,10 @@ def list_(options: Options, each: bool = False) -> None:
 )
 @click.pass_obj
 def export(options: Options, output: BinaryIO) -> None:
-    """Every letter as one line of JSON, with all that is needed to send it again."""
+    """Every letter as a line of JSON.
+
+    It has all that is needed to send the hit again.
+    """
     count = 0
     for line in _export(options):
         output.write(line)
@@ -76,7 +79,10 @@ def export(options: Options, output: BinaryIO) -> None:
 @click.option("--all", "all_", is_flag=True, help="All there are.")
 @click.pass_obj
 def requeue(options: Options, ids: tuple[int, ...], all_: bool) -> None:
-    """Let these letters wait again, with their own time, whatever came after them."""
+    """Let these letters wait again.
+
+    They keep their own time, whatever came after them.
+    """
     chosen = _chosen(ids, all_)
     found = ask.daemon(options).post("/api/v1/dead/requeue", chosen)
     _done(options, found, "requeued", ids)
@@ -88,7 +94,10 @@ def requeue(options: Options, ids: tuple[int, ...], all_: bool) -> None:
 @click.option("--yes", is_flag=True, help="Do not ask for the number.")
 @click.pass_obj
 def discard(options: Options, ids: tuple[int, ...], all_: bool, yes: bool) -> None:
-    """Give these letters up for good; the number must be typed back."""
+    """Give these letters up for good.
+
+    The number of letters must be typed back.
+    """
     chosen = _chosen(ids, all_)
     daemon = ask.daemon(options)
     count = daemon.get("/api/v1/dead?limit=1")["total"] if all_ else len(set(ids))

@@ -54,7 +54,9 @@ def _status(options: Options) -> tuple[dict[str, Any], str]:
 
 
 @click.command("wait-ready", cls=Verb)
-@click.option("--timeout", type=click.FloatRange(min=0), default=30.0, show_default=True)
+@click.option(
+    "--timeout", type=click.FloatRange(min=0), default=30.0, show_default=True, help="Seconds."
+)
 @click.pass_obj
 def wait_ready(options: Options, timeout: float) -> None:
     """Return when a hit would be kept.

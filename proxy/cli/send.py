@@ -33,7 +33,9 @@ SLACK_S = 0.01
 @click.command("send-test", cls=Verb)
 @click.option("--suite", help="Report suite; needed unless exactly one is configured.")
 @click.option("--wait", is_flag=True, help="Until it has left the queue; else end with 3.")
-@click.option("--timeout", type=click.FloatRange(min=0), default=30.0, show_default=True)
+@click.option(
+    "--timeout", type=click.FloatRange(min=0), default=30.0, show_default=True, help="Seconds."
+)
 @click.pass_obj
 def send_test(options: Options, suite: str | None, wait: bool, timeout: float) -> None:
     """Send a test hit to the daemon.
