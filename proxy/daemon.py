@@ -30,6 +30,7 @@ from proxy.core.limits import Limits
 from proxy.core.link import State
 from proxy.desk import Desk
 from proxy.drain import Drain, Policy
+from proxy.points import Point, reached
 from proxy.shell.admin import Admin
 from proxy.shell.clock import Clock, SystemClock
 from proxy.shell.intake import Intake, Listening
@@ -81,29 +82,35 @@ async def run(
         async with asyncio.TaskGroup() as loops:
             loops.create_task(queue.run())
             await daemon.remember()
+            reached(Point.START_REMEMBERED)
             drain = daemon.drain
             draining = loops.create_task(drain.run()) if drain is not None else None
             keeping = loops.create_task(house.keep(daemon.desk, daemon.boss))
             changing = loops.create_task(daemon.change(reloads or asyncio.Queue()))
             listeners = await daemon.listen(sockets or {})
+            reached(Point.START_LISTENING)
             log.info("ready", version=__version__, queue=str(queue_file), upstream=daemon.server)
             daemon.boss.tell("READY=1", f"STATUS={await house.sentence(daemon.desk)}")
             ready(listeners)
 
             await stop.wait()
+            reached(Point.STOP_ASKED)
             daemon.boss.tell("STOPPING=1")
             # 1. No new hits; what is being stored is answered.
             await daemon.intake.close(GRACE_S)
+            reached(Point.STOP_INTAKE_CLOSED)
             # 2. Nothing new is sent; what flies may land.
             if drain is not None and draining is not None:
                 drain.stop()
                 await draining
+            reached(Point.STOP_DRAINED)
             # 3. No more people.
             changing.cancel()
             keeping.cancel()
             await daemon.admin.close()
             # 4. What is known goes to disk.
             await queue.close()
+            reached(Point.STOP_CLOSED)
             log.info("stopped", waiting=queue.ledger.waiting)
     finally:
         # After a failure the steps above did not run; each of these may be repeated.

@@ -23,6 +23,7 @@ from proxy.core.link import State
 from proxy.core.moment import Boots
 from proxy.drain import Drain
 from proxy.errors import QueueError
+from proxy.points import Point, reached
 from proxy.shell.queue import DeadLetter, Queue
 
 log = structlog.get_logger()
@@ -146,6 +147,7 @@ class Desk:
         until = float("inf") if for_s is None else self.queue.clock.wall_ms() + for_s * 1000
         value = FOR_EVER if for_s is None else str(int(until))
         await self.queue.set(OFFLINE, value)
+        reached(Point.OFFLINE_STORED)
         self._held(until)
         log.warning("held offline by a person", seconds=for_s)
 

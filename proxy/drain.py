@@ -29,6 +29,7 @@ from proxy.core.schedule import Schedule
 from proxy.core.unread import Unread
 from proxy.core.verdict import Delivered, Follow, LinkDown, Refused, Retry
 from proxy.errors import NotABeacon, QueueError
+from proxy.points import Point, reached
 from proxy.shell.clock import Clock
 
 T = TypeVar("T")
@@ -454,9 +455,11 @@ class Drain:
                 self._spare(recalls)
                 await self._wait_in_line(hit, part)
             case stamp.Send(stamped):
+                reached(Point.SEND_BEFORE)
                 if recalls != self._recalls:
                     self._schedule.deferred(hit.lane, began)
                 elif self._hits.begin(hit.id):
+                    reached(Point.SEND_MARKED)
                     ts = self._second(hit, boots) if stamped else None
                     await self._apply(hit, began, ts, *await self._exchange(hit, said.kind, ts))
                 else:
@@ -496,6 +499,7 @@ class Drain:
         try:
             request = stamp.render(hit.request, ts, hit.suites)
             reply = await self._road.send(request)
+            reached(Point.SEND_ANSWERED)
             judged = self._judge(kind, reply, followed=False)
             if isinstance(judged, Follow):
                 reply = await self._road.send(_following(request, judged))
@@ -529,6 +533,7 @@ class Drain:
         trial = self._trials.get(hit.id) or _Trial()
         flight = Flight(hit.id, hit.lane, began, trial.failed_at)
         self.results[type(judged).__name__.lower()] += 1
+        reached(Point.VERDICT)
         match judged:
             case Delivered():
                 self.link.delivered(now, flight)
@@ -537,6 +542,7 @@ class Drain:
                 self._note_link()
                 self._may_have(hit.lane, ts)
                 await self._insist(lambda: self._hits.delivered(hit, judged.status, ts))
+                reached(Point.RECORDED)
                 self._leave(hit.id, hit.lane)
             case Refused(reason):
                 trial.failures += 1

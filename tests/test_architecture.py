@@ -156,7 +156,7 @@ def _wrong_in_a_shell(module: str, name: str) -> Iterator[str]:
     top = name.partition(".")[0]
     if top == PACKAGE:
         friends = [whom for who, whom in ACQUAINTED if who == module]
-        if not is_within(name, "proxy.core", "proxy.errors", module, *friends):
+        if not is_within(name, "proxy.core", "proxy.errors", "proxy.points", module, *friends):
             yield f"a shell imports {name}"
     elif top not in sys.stdlib_module_names and top not in LIBRARY.get(module, set()):
         yield f"{top} is not this shell's library"

@@ -33,6 +33,7 @@ from proxy.core.answer import Answer
 from proxy.core.hit import Headers, NewHit, Received, Request, Suites
 from proxy.core.reception import Identify, Refuse, Take
 from proxy.errors import QueueError, QueueFull
+from proxy.points import Point, reached
 
 # What a server that was asked to go at once leaves to requests under way; to the library
 # 0 would mean: for ever.
@@ -215,6 +216,7 @@ class Intake:
         return got
 
     async def _store_hit(self, take: Take) -> Answer:
+        reached(Point.ACCEPT_BEFORE)
         at = self._received()
         hits = [NewHit(row.lane, at, take.content, row.suites) for row in take.rows]
         try:
@@ -225,6 +227,7 @@ class Intake:
         except QueueError:
             self._store.tally("refused.storage")
             return take.otherwise
+        reached(Point.ACCEPT_AFTER)
         return take.answer
 
     async def _body(self, message: web.BaseRequest, most: int, within_s: float) -> bytes | Answer:
@@ -393,6 +396,7 @@ class _Written(web.StreamResponse):
         if request.transport is None:
             raise ConnectionResetError("the client went away")
         request.transport.write(head if request.method == "HEAD" else head + given.body)
+        reached(Point.ACCEPT_ANSWERED)
 
     async def write_eof(self, data: bytes = b"") -> None:
         """Everything is written."""

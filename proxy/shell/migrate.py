@@ -13,6 +13,7 @@ import sqlite3
 from pathlib import Path
 
 from proxy.errors import QueueTooNew
+from proxy.points import Point, reached
 
 
 def scripts() -> list[str]:
@@ -35,12 +36,14 @@ def migrate(db: sqlite3.Connection, steps: list[str] | None = None) -> int:
             "run the newer release, or start with another queue.path"
         )
     for number, script in enumerate(steps[version:], start=version + 1):
+        reached(Point.MIGRATE_BEFORE)
         try:
-            db.executescript(
-                f"BEGIN IMMEDIATE;\n{script}\nPRAGMA user_version = {number};\nCOMMIT;"
-            )
+            db.executescript(f"BEGIN IMMEDIATE;\n{script}\nPRAGMA user_version = {number};")
+            reached(Point.MIGRATE_INSIDE)
+            db.execute("COMMIT")
         except BaseException:
             if db.in_transaction:
                 db.execute("ROLLBACK")
             raise
+        reached(Point.MIGRATE_AFTER)
     return len(steps)

@@ -34,6 +34,7 @@ from proxy.core.hit import Hit, Ledger, NewHit, Received, Request
 from proxy.core.limits import Limits
 from proxy.core.moment import Boots
 from proxy.errors import QueueFull, QueueUnavailable
+from proxy.points import Point, reached
 from proxy.shell import beside, migrate
 from proxy.shell.clock import Clock
 
@@ -206,7 +207,9 @@ class Queue:
         try:
             async with contextlib.AsyncExitStack() as opened:
                 lock = opened.enter_context(beside.own(path))
+                reached(Point.START_LOCKED)
                 boots = await asyncio.to_thread(_prepare, path, clock)
+                reached(Point.START_PREPARED)
                 sending = opened.enter_context(
                     contextlib.closing(beside.Sending(path, slots)),
                 )
@@ -233,7 +236,9 @@ class Queue:
             self._book, _, _ = await _run(
                 self._writer, self._transaction, [], [partial(_doubt_all, left)], [], False
             )
+        reached(Point.START_DOUBTED)
         self._sending.clear()
+        reached(Point.START_CLEARED)
 
     async def close(self) -> None:
         """Commit what was asked for, then close; the caller has ended its adds.
@@ -247,8 +252,10 @@ class Queue:
         else:
             self._give_up()
         self._closed = True
+        reached(Point.STOP_WRITER_ENDED)
         try:
             await self._reader.close()
+            reached(Point.STOP_READER_CLOSED)
             # Last, so that it can empty the log into the file.
             await self._writer.close()
         finally:
@@ -568,6 +575,7 @@ class Queue:
                 await self._spend_reserve()
             return error
         self._adopt(book)
+        reached(Point.COMMIT_ADOPTED)
         self._made_room(adds)
         if adds or not lean:
             self._error = None
@@ -575,6 +583,7 @@ class Queue:
         _tell(changes, results)
         for change in changes:
             if change.lands is not None:
+                reached(Point.LANDED_BEFORE)
                 self._landed(change.lands)
         return None
 
@@ -611,8 +620,10 @@ class Queue:
     async def _checkpoint(self) -> None:
         """Move what the log holds into the file, as far as nobody reads it; it may fail."""
         if not (self._over or self._suspect):
+            reached(Point.CHECKPOINT_BEFORE)
             with contextlib.suppress(sqlite3.Error):
                 await _run(self._writer, _rows, "PRAGMA wal_checkpoint")
+            reached(Point.CHECKPOINT_AFTER)
 
     def _landed(self, hit: int) -> None:
         self._sending.unmark(hit)
@@ -638,6 +649,7 @@ class Queue:
         """All of it or nothing; runs in the writer's thread."""
         book = replace(self._book, dropped={}, arrived=[])
         db.execute("BEGIN IMMEDIATE")
+        reached(Point.COMMIT_BEGUN)
         try:
             results = [change(db, book, lean) for change in changes]
             ids = [self._insert(db, book, hits) for hits in adds]
@@ -645,11 +657,13 @@ class Queue:
                 db.executemany(TALLY, tallies)
             counts = (getattr(book.ledger, name) for name in _LEDGER)
             db.execute(WRITE_LEDGER, (book.last_id, *counts))
+            reached(Point.COMMIT_BEFORE)
             db.execute("COMMIT")
         except BaseException:
             if db.in_transaction:
                 db.execute("ROLLBACK")
             raise
+        reached(Point.COMMIT_AFTER)
         return book, ids, results
 
     def _insert(self, db: sqlite3.Connection, book: _Book, hits: Sequence[NewHit]) -> list[int]:
@@ -699,6 +713,7 @@ class Queue:
         else:
             left = db.execute(DELIVER, (at_ms, status, ts, hit.id)).rowcount
             book.delivered_rows += left
+        reached(Point.DELIVER_INSIDE)
         if left:
             _leave(db, book, [hit.id], hit.size, "delivered")
         elif hit.id in self._overtaken:
@@ -751,6 +766,7 @@ class Queue:
         if not chosen:
             return 0
         db.executemany(REMOVE, [(id_,) for id_ in chosen])
+        reached(Point.DROP_INSIDE)
         _leave(db, book, chosen, size, counted)
         book.dropped.update(dict.fromkeys(chosen, counted))
         book.gone_through = max(book.gone_through, chosen[-1])
@@ -766,6 +782,8 @@ class Queue:
         if not old and excess > 0:
             old = db.execute(FIRST_DELIVERED, (min(excess, PURGE_HITS),)).fetchall()
         db.executemany(REMOVE, old)
+        if old:
+            reached(Point.PURGE_INSIDE)
         db.executemany("DELETE FROM delivered WHERE id = ?", old)
         book.delivered_rows -= len(old)
         return len(old)
@@ -852,6 +870,7 @@ def _bury(
     # Taken out before it is put in: on a full disk it needs the room it had.
     rows = db.execute(TAKE_OUT, (hit.id,)).fetchall()
     if rows:
+        reached(Point.BURY_INSIDE)
         db.execute(BURY, (*rows[0], reason, status, tries, died_ms))
         _leave(db, book, [hit.id], hit.size, "dead")
 
@@ -860,11 +879,13 @@ def _hold(
     hit: Hit, suites: str, reason: str, db: sqlite3.Connection, book: _Book, _lean: bool
 ) -> None:
     held = db.execute(HOLD, (suites, reason, hit.id)).rowcount
+    reached(Point.HOLD_INSIDE)
     book.ledger = replace(book.ledger, held=book.ledger.held + held)
 
 
 def _release(suites: str, db: sqlite3.Connection, book: _Book, _lean: bool) -> int:
     count = db.execute("DELETE FROM held WHERE suites = ?", (suites,)).rowcount
+    reached(Point.RELEASE_INSIDE)
     book.ledger = replace(book.ledger, held=book.ledger.held - count)
     return count
 
@@ -873,6 +894,7 @@ def _doubt_all(ids: list[int], db: sqlite3.Connection, book: _Book, _lean: bool)
     """Each cut counts; a hit that has left meanwhile does not."""
     for id_ in ids:
         doubted = db.execute(DOUBT, (id_,)).rowcount
+        reached(Point.DOUBT_INSIDE)
         book.ledger = replace(book.ledger, ambiguous=book.ledger.ambiguous + doubted)
 
 
@@ -885,6 +907,7 @@ def _requeue(ids: list[int], db: sqlite3.Connection, book: _Book, _lean: bool) -
         size, lane = row
         book.last_id += 1
         db.execute(REQUEUE, (book.last_id, id_))
+        reached(Point.REQUEUE_INSIDE)
         db.execute("DELETE FROM dead WHERE id = ?", (id_,))
         ledger = book.ledger
         book.ledger = replace(
@@ -900,6 +923,7 @@ def _requeue(ids: list[int], db: sqlite3.Connection, book: _Book, _lean: bool) -
 
 def _discard(ids: list[int], db: sqlite3.Connection, book: _Book, _lean: bool) -> int:
     count = sum(db.execute("DELETE FROM dead WHERE id = ?", (id_,)).rowcount for id_ in ids)
+    reached(Point.DISCARD_INSIDE)
     ledger = book.ledger
     book.ledger = replace(ledger, dead=ledger.dead - count, discarded=ledger.discarded + count)
     return count
@@ -912,6 +936,7 @@ def _shrink(db: sqlite3.Connection, _book: _Book, _lean: bool) -> int:
     for _ in range(pages):
         # One a call: the module steps a statement without rows only once.
         db.execute("PRAGMA incremental_vacuum(1)")
+        reached(Point.SHRINK_INSIDE)
     return pages
 
 
@@ -920,6 +945,7 @@ def _set(name: str, value: str | None, db: sqlite3.Connection, _book: _Book, _le
         db.execute("DELETE FROM settings WHERE name = ?", (name,))
     else:
         db.execute("INSERT OR REPLACE INTO settings VALUES (?, ?)", (name, value))
+    reached(Point.SETTING_INSIDE)
 
 
 # -- rows to values -------------------------------------------------------------------------
