@@ -233,10 +233,10 @@ class Daemon:
         )
 
     async def _identify(self, request: Request) -> bytes | None:
-        """`/id` is passed through while the link is up, and never an error."""
+        """`/id` is passed through unless the link is known to be down, and never an error."""
         if self.upstream is None or self.drain is None:
             return None
-        if self.desk.offline_until_ms is not None or self.drain.link.state is not State.ONLINE:
+        if self.desk.offline_until_ms is not None or self.drain.link.state is State.OFFLINE:
             return None
         try:
             async with asyncio.timeout(IDENTITY_S):
