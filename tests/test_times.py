@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import pytest
+from clock import FakeClock
+from daemon import Serve, Served
 
 from proxy.fake import FakeCollector
-from tests.clock import FakeClock
-from tests.daemon import Serve, Served
 
 SUITE = {"suites.known.examplersid.timestamps": "required"}
 DAY_S = 86_400

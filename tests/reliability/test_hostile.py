@@ -14,9 +14,8 @@ import time
 from pathlib import Path
 
 import pytest
-
-from tests.daemon import Launch, Process
-from tests.raw import get
+from daemon import Launch, Process
+from raw import get
 
 SCALE = int(os.environ.get("TRACKOFFLINE_SCALE", "1"))
 SEED = int(os.environ.get("TRACKOFFLINE_SEED", "1"))
