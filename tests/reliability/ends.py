@@ -78,19 +78,16 @@ class Scene:
         await self.daemon.start()
         return time.monotonic() - began
 
-    async def judge(self) -> Verdict:
-        """Everything quiet and delivered; the oracle's word, with a fresh hit that came through."""
+    async def judge(self, *, requeued: bool = False) -> Verdict:
+        """The oracle's word when all is quiet and gone, a fresh hit too."""
         await self.traffic.hush()
         await self.traffic.send(1)
-        return await self.settled()
-
-    async def settled(self, *, empty: bool = True) -> Verdict:
-        """The oracle's word once nothing is in flight (and nothing waits)."""
         status = await self.daemon.until(
-            lambda now: not now["forwarding"]["in_flight"] and (not empty or not now["waiting"]),
-            DRAINS_S,
+            lambda now: not now["forwarding"]["in_flight"] and not now["waiting"], DRAINS_S
         )
-        return self.promises.judge(self.adobe.received, self.daemon.queue_file, status)
+        return self.promises.judge(
+            self.adobe.received, self.daemon.queue_file, status, requeued=requeued
+        )
 
 
 @contextlib.asynccontextmanager
