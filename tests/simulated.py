@@ -161,7 +161,9 @@ class Hits:
 
     async def fetch(self, ids: Sequence[int]) -> list[Hit]:
         self._refuse()
-        found = [self.waiting[hit] for hit in ids if hit in self.waiting]
+        # As in the queue, what was delivered is kept a while: the drain must not ask for it.
+        kept = {hit.id: hit for hit, _, _ in self.taken[-PAGE_HITS:]} | self.waiting
+        found = [kept[hit] for hit in ids if hit in kept]
         await asyncio.sleep(self.disk_s)
         return found
 

@@ -639,7 +639,7 @@ def test_retry_after_is_a_minimum_for_every_send(after: str) -> None:
     """In both its forms; then one hit goes alone."""
 
     async def scenario() -> None:
-        hits = Hits()
+        hits = Hits(disk_s=0.03)
         until = 0.0
 
         def says(_: Request) -> Reply:
@@ -820,13 +820,16 @@ def test_a_poison_lane_does_not_keep_a_fresh_start_from_the_others() -> None:
 
     async def scenario() -> None:
         hits = Hits()
-        road = Road(lambda sent: CUT if name(sent) == "p0" else GIF)
+        road = Road(lambda sent: CUT if name(sent) == "poison" else GIF)
+        hits.add(99, request("poison", 99), told=False)
+        for _ in range(1_500):  # more than a page of them
+            hits.add(99, request("p", 99), told=False)
         fill(hits, 200, lanes=20)
         async with driving(hits, road):
             await asyncio.sleep(5)
-            assert len(hits.taken) > 150
+            assert len(hits.taken) >= 200
             await drained(hits)
-        assert [name(grave.hit.request) for grave in hits.dead] == ["p0"]
+        assert [name(grave.hit.request) for grave in hits.dead] == ["poison"]
 
     simulated.run(scenario())
 
@@ -929,6 +932,58 @@ def test_fresh_hits_are_not_starved_for_as_long_as_the_backlog_lasts() -> None:
             assert len(waits) > 1_990
             assert max(waits) < 1
             assert len(drain._early) < 20
+
+    simulated.run(scenario())
+
+
+def test_a_backlog_that_fits_in_memory_keeps_fresh_hits_no_longer() -> None:
+    """All of it is known when they come, and a small rate makes it last."""
+
+    async def scenario() -> None:
+        hits = Hits()
+        fill(hits, 1_500, lanes=1_500)
+        async with driving(hits, Road(), Policy(rate=10)):
+            await asyncio.sleep(5)
+            fresh = hits.add(9_999, request("fresh", 9_999))
+            await asyncio.sleep(1)
+            assert fresh in {hit.id for hit, _, _ in hits.taken}
+
+    simulated.run(scenario())
+
+
+@pytest.mark.parametrize("disk_s", [0.0, 0.01, 0.1, 0.3])
+def test_a_hit_that_overtook_is_not_read_again(disk_s: float) -> None:
+    """However the reading of a page and the leaving of its hits follow each other."""
+
+    async def scenario() -> None:
+        hits = Hits(disk_s)
+        road = Road()
+        fill(hits, 3_000, lanes=3_000)
+        async with driving(hits, road, Policy(concurrency=40)):
+            for number in range(10**6, 10**6 + 800):
+                hits.add(number, request(f"f{number}", number))
+                await asyncio.sleep(0.01 + disk_s / 4)
+            await drained(hits)
+        assert len(hits.taken) == len(road.sent) == hits.last_id
+
+    simulated.run(scenario())
+
+
+def test_starting_over_waits_for_no_lull() -> None:
+    """What was released goes soon, although there is always something to send."""
+
+    async def scenario() -> None:
+        hits = Hits()
+        hits.add(1, request("held", 1, "unknown"), told=False)
+        await asyncio.sleep(61)
+        fill(hits, 20_000, lanes=2_000, first=10)
+        async with driving(hits, Road(), Policy(concurrency=8)) as drain:
+            await asyncio.sleep(5)
+            assert list(hits.held) == [1]
+            drain.suites = Suites({**SUITES.known, "unknown": ReportSuite(Timestamps.OPTIONAL)})
+            hits.release(drain.start_over)
+            await asyncio.sleep(1)
+            assert 1 in {hit.id for hit, _, _ in hits.taken}
 
     simulated.run(scenario())
 
