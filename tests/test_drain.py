@@ -1074,7 +1074,7 @@ def test_an_outage_fills_the_queue_and_not_the_memory() -> None:
         hits = Hits()
         road = Road(lambda _: REFUSED, lambda: REFUSED)
         async with driving(hits, road) as drain:
-            for number in range(60_000):
+            for number in range(30_000):
                 hits.add(number, request(f"p{number}", number))
                 if number % 100 == 0:
                     await asyncio.sleep(0.01)
@@ -1082,7 +1082,7 @@ def test_an_outage_fills_the_queue_and_not_the_memory() -> None:
             assert known <= proxy.drain.MOST_AHEAD + proxy.drain.MOST_EARLY + 2_000
             road.says, road.listens = (lambda _: GIF), (lambda: None)
             await drained(hits)
-        assert len(hits.taken) == 60_000
+        assert len(hits.taken) == 30_000
 
     simulated.run(scenario())
 
