@@ -95,9 +95,13 @@ class Rows:
         return {*self.waiting, *self.delivered, *self.dead}
 
 
-def rows(queue_file: Path) -> Rows:
-    """What stands in a queue file, whoever has it open; `damaged` is SQLite's own check."""
+def rows(queue_file: Path, run: int | None = None) -> Rows:
+    """What stands in a queue file, whoever has it open; `damaged` is SQLite's own check.
+
+    Of one run, if it is given.
+    """
     found = Rows()
+    begins = "" if run is None else named(run, 0, 0).partition("v")[0]
     marked = set()
     uri = f"{queue_file.absolute().as_uri()}?mode=ro"
     with contextlib.closing(sqlite3.connect(uri, uri=True, isolation_level=None)) as db:
@@ -108,7 +112,7 @@ def rows(queue_file: Path) -> Rows:
             " UNION ALL SELECT 2, flags, content FROM dead"
         ):
             name = name_in(content)
-            if name is None:
+            if name is None or not name.startswith(begins):
                 continue
             (found.waiting, found.delivered, found.dead)[state][name] += 1
             if flags & AMBIGUOUS:
@@ -344,7 +348,8 @@ def was_taken(hit: Received) -> bool:
     """Whether a collection server would have counted this request.
 
     One that answers with a refusal, or is not there but a portal, has not; one that took the
-    request and whose answer got lost has.
+    request and whose answer got lost has.  What `fake.by` chose is not known here: give a
+    portal or garbage by `always`, `will` or `when`.
     """
     if hit.status is not None and hit.status != 200:
         return False

@@ -149,11 +149,15 @@ class Traffic:
     shapes: tuple[Shape, ...] = SHAPES
     answers: Counter[int] = field(default_factory=Counter)  # by status; 0: no answer
     slowest_s: float = 0.0  # the longest wait for an answer
+    run: int = -1  # what the names begin with; the seed without other word
     _numbers: Counter[int] = field(default_factory=Counter)
     _go: asyncio.Event = field(default_factory=asyncio.Event)
     _busy: int = 0
     _quiet: asyncio.Event = field(default_factory=asyncio.Event)
     _tasks: list[asyncio.Task[None]] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.run = self.seed if self.run < 0 else self.run
 
     @contextlib.asynccontextmanager
     async def running(self) -> AsyncIterator[Traffic]:
@@ -216,7 +220,7 @@ class Traffic:
     ) -> int:
         """One hit of a visitor, until it is over; the last status, 0 for none."""
         number = self._numbers[visitor] = self._numbers[visitor] + 1
-        name = named(self.seed, visitor, number)
+        name = named(self.run, visitor, number)
         suite, who = random.choice(SUITES), f"visitor{visitor}"
         request = shape(random, suite, who, name)
         again = self.resend is Resend.UNTIL_TAKEN and shape in RESENDABLE

@@ -1,0 +1,136 @@
+"""The long runs behind docs/reliability.md: `python -m bench.reliability kill --runs 1000`.
+
+Rule: the very code of `tests/reliability`, with larger counts.  In batches, each with a seed of
+its own that is printed, a folder of its own and the oracle's word; exit code 1 when one fails.
+`--runs 25 --seed <its seed>` replays a single one.
+Non-rule: no scenario is written here.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import sys
+import tempfile
+import time
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+TESTS = Path(__file__).resolve().parent.parent / "tests"
+sys.path[:0] = [str(TESTS), str(TESTS / "reliability")]
+
+import deaths  # noqa: E402 - found only now
+import ends  # noqa: E402
+import soak  # noqa: E402
+
+from proxy.points import Point  # noqa: E402
+
+BATCH = 25
+
+Batch = Callable[[Path, int, int], Awaitable[ends.Outcome]]
+
+
+async def _online(folder: Path, seed: int, runs: int) -> ends.Outcome:
+    return await ends.stop(folder, seed, runs, online=True)
+
+
+async def _offline(folder: Path, seed: int, runs: int) -> ends.Outcome:
+    return await ends.stop(folder, seed, runs, online=False)
+
+
+async def _hasty(folder: Path, seed: int, runs: int) -> ends.Outcome:
+    return await ends.stop(folder, seed, runs, online=True, hasty=True)
+
+
+BATCHES: dict[str, Batch] = {
+    "kill": ends.kill,
+    "stop": _online,
+    "stop-offline": _offline,
+    "stop-twice": _hasty,
+}
+
+
+def say(words: object) -> None:
+    sys.stdout.write(f"{words}\n")
+    sys.stdout.flush()
+
+
+async def batches(do: Batch, seed: int, runs: int) -> bool:
+    """So many runs in batches; whether all went well."""
+    found: list[ends.Outcome] = []
+    left = runs
+    while left > 0:
+        with tempfile.TemporaryDirectory() as folder:
+            found.append(await do(Path(folder), seed + len(found), min(BATCH, left)))
+        say(found[-1])
+        left -= BATCH
+    return _sum_up(found)
+
+
+async def points(seed: int, rounds: int) -> bool:
+    """Each point so many times, each time after another number of passes."""
+    found: list[ends.Outcome] = []
+    for turn in range(rounds):
+        for point in Point:
+            with tempfile.TemporaryDirectory() as folder:
+                outcome = await deaths.at(Path(folder), point, seed + turn)
+            found.append(outcome)
+            if outcome.problems:
+                say(f"{point}: {outcome}")
+        with tempfile.TemporaryDirectory() as folder:
+            found.append(await deaths.on_the_wire(Path(folder), seed + turn))
+        say(f"seed {seed + turn}: {len(Point) + 1} deaths")
+    return _sum_up(found)
+
+
+def _sum_up(found: list[ends.Outcome]) -> bool:
+    """The figures of the table."""
+    verdicts = [outcome.verdict for outcome in found]
+    ready = [one for outcome in found for one in outcome.ready_s]
+    ended = [one for outcome in found for one in outcome.ended_s]
+    failed = [outcome.seed for outcome in found if outcome.problems]
+    say(
+        f"\n{sum(outcome.runs for outcome in found)} runs: "
+        f"{sum(each.acked for each in verdicts)} hits acked, "
+        f"{sum(len(each.lost) for each in verdicts)} lost, "
+        f"{sum(len(each.reordered) for each in verdicts)} reordered, "
+        f"{sum(each.extra for each in verdicts)} doubled "
+        f"({sum(outcome.in_flight for outcome in found)} in flight), "
+        f"{sum(len(each.unmarked) for each in verdicts)} of them unmarked"
+    )
+    say(f"ready: {ends.spread(ready)}")
+    if ended:
+        say(f"ended: {ends.spread(ended)}")
+    say(f"FAILED with seeds {failed}" if failed else "all well")
+    return not failed
+
+
+async def soaked(seed: int, minutes: float) -> bool:
+    with tempfile.TemporaryDirectory() as folder:
+        found = await soak.soak(Path(folder), seed, minutes * 60)
+    say(found)
+    say("FAILED" if found.wrong else "all well")
+    return not found.wrong
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m bench.reliability")
+    parser.add_argument("scenario", choices=[*BATCHES, "points", "soak"])
+    parser.add_argument("--runs", type=int, default=1000, help="of `points`: rounds of all points")
+    parser.add_argument("--minutes", type=float, default=60.0, help="of `soak`")
+    parser.add_argument("--seed", type=int, default=1)
+    asked = parser.parse_args()
+    began = time.monotonic()
+    if asked.scenario == "soak":
+        doing = soaked(asked.seed, asked.minutes)
+    elif asked.scenario == "points":
+        doing = points(asked.seed, asked.runs)
+    else:
+        doing = batches(BATCHES[asked.scenario], asked.seed, asked.runs)
+    well = asyncio.run(doing)
+    say(f"{time.monotonic() - began:.0f} s")
+    sys.exit(not well)
+
+
+if __name__ == "__main__":
+    main()

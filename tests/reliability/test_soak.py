@@ -1,0 +1,17 @@
+"""Claims about a long life among faults.  Hours of it: `python -m bench.reliability soak`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import soak
+
+SECONDS = 60.0
+
+
+async def test_through_everything_the_equation_stays_exact(tmp_path: Path) -> None:
+    """After each phase all is accounted for, nothing grows beyond its bound or is wedged."""
+    found = await soak.soak(tmp_path, seed=1, seconds=SECONDS)
+
+    assert not found.wrong, found
+    assert found.phases.total() >= 10, found
