@@ -11,6 +11,7 @@ CREATE TABLE boots (
 ) STRICT;
 
 -- `flags`: 1 = may already have reached the collection server, 2 = requeued by a person.
+-- `sum`: CRC-32 of lane, boot, received_ms and content, the proof that a row is whole.
 -- `suites`: the part of the request's report suites this row stands for; NULL = all.
 CREATE TABLE hits (
     id          INTEGER PRIMARY KEY,
@@ -19,7 +20,8 @@ CREATE TABLE hits (
     received_ms INTEGER NOT NULL,
     flags       INTEGER NOT NULL DEFAULT 0,
     suites      TEXT,
-    content     BLOB    NOT NULL
+    content     BLOB    NOT NULL,
+    sum         INTEGER NOT NULL
 ) STRICT;
 
 -- Taken by Adobe, and kept a while for people to look at.
@@ -47,6 +49,7 @@ CREATE TABLE dead (
     flags       INTEGER NOT NULL,
     suites      TEXT,
     content     BLOB    NOT NULL,
+    sum         INTEGER NOT NULL,
     reason      TEXT    NOT NULL,
     status      INTEGER,
     tries       INTEGER NOT NULL,

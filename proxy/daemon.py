@@ -148,6 +148,8 @@ class Daemon:
 
     async def remember(self) -> None:
         """What the queue file and people left behind."""
+        for line in self.queue.salvaged:
+            log.error(line)
         await release(self.settings, self.queue)
         await self.desk.remember()
         await self.intake.remember_newest()

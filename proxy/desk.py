@@ -83,6 +83,7 @@ class Desk:
             **asdict(ledger),
             "refused": sum(refusals.values()),
             "refused_by_reason": refusals,
+            "lost": tallies.get("lost.damaged", 0),
             "repeated": tallies.get("repeated", 0),
             "oldest_waiting_seconds": oldest_s or 0.0,
             "balanced": ledger.balanced,

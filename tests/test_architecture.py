@@ -63,6 +63,8 @@ ACQUAINTED = {
     ("proxy.shell.queue", "proxy.shell.migrate"): "opening a queue file brings it up to date",
     ("proxy.shell.queue", "proxy.shell.clock"): "the queue notes the boot and its offset",
     ("proxy.shell.queue", "proxy.shell.beside"): "its own small files lie beside the queue file",
+    ("proxy.shell.queue", "proxy.shell.salvage"): "a damaged file is salvaged before it is opened",
+    ("proxy.shell.salvage", "proxy.shell.migrate"): "what is kept goes into a file of our version",
 }
 CLIENT_OF_ADOBE = "proxy.shell.upstream"
 SERVER_SIDE = (

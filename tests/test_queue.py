@@ -448,7 +448,7 @@ async def test_a_commit_that_failed_and_is_there_all_the_same_is_counted(queue: 
     with writes_fail(queue), pytest.raises(QueueUnavailable):
         await queue.add([new_hit(size=100_000)])
     with raw(queue.path) as db:
-        db.execute("INSERT INTO hits VALUES (2, 1, 1, 1, 0, NULL, x'00')")
+        db.execute("INSERT INTO hits VALUES (2, 1, 1, 1, 0, NULL, x'00', 0)")
         db.execute(
             "UPDATE ledger SET last_id = 2, accepted = 2, waiting = 2,"
             " waiting_bytes = waiting_bytes + 1"
@@ -485,7 +485,7 @@ async def test_a_damaged_page_hangs_nobody(queue: Queue) -> None:
 async def test_a_row_that_is_taken_refuses_the_hit(queue: Queue) -> None:
     """An id somebody else wrote is an error of that add, not of the writer."""
     with raw(queue.path) as db:
-        db.execute("INSERT INTO hits VALUES (1, 1, 1, 1, 0, NULL, x'')")
+        db.execute("INSERT INTO hits VALUES (1, 1, 1, 1, 0, NULL, x'', 0)")
         with pytest.raises(QueueUnavailable, match="UNIQUE"):
             await queue.add([new_hit()])
         db.execute("DELETE FROM hits")
@@ -917,7 +917,7 @@ async def test_never_more_than_so_many_delivered_hits_are_kept(open_queue: OpenQ
     with raw(queue.path) as db:
         db.execute("BEGIN")
         numbers = f"WITH RECURSIVE n (i) AS (VALUES (2) UNION ALL SELECT i + 1 FROM n LIMIT {most})"
-        db.execute(f"INSERT INTO hits {numbers} SELECT i, 1, 1, 1, 0, NULL, x'00' FROM n")
+        db.execute(f"INSERT INTO hits {numbers} SELECT i, 1, 1, 1, 0, NULL, x'00', 0 FROM n")
         db.execute(
             f"INSERT INTO delivered {numbers} SELECT i, {FakeClock().unix_ms}, 200, 1 FROM n"
         )

@@ -105,6 +105,8 @@ def _health(found: dict[str, Any]) -> list[str]:
         lines.append(
             f"{found['ambiguous']:,} sends were cut before an answer; their hits may count twice"
         )
+    if found.get("lost"):
+        lines.append(f"{found['lost']:,} hits were lost with a damaged queue file, kept aside")
     for reason, count in found.get("refused_by_reason", {}).items():
         lines.append(f"{count:,} requests refused: {reason}")
     if not found.get("balanced", True):

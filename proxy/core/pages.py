@@ -38,6 +38,29 @@ class Frame:
     sound: bool
 
 
+class _Laid(Mapping[int, bytes]):
+    """Pages of a file, read when asked for, with the log's versions laid over them."""
+
+    def __init__(self, database: bytes, page_size: int, over: dict[int, bytes]) -> None:
+        self._database, self._page_size, self._over = database, page_size, over
+        # A page that is cut short says nothing that could be relied on.
+        self._whole = len(database) // page_size
+
+    def __getitem__(self, number: int) -> bytes:
+        if number in self._over:
+            return self._over[number]
+        if not 0 < number <= self._whole:
+            raise KeyError(number)
+        return self._database[(number - 1) * self._page_size : number * self._page_size]
+
+    def __iter__(self) -> Iterator[int]:
+        yield from range(1, self._whole + 1)
+        yield from (number for number in sorted(self._over) if number > self._whole)
+
+    def __len__(self) -> int:
+        return self._whole + sum(number > self._whole for number in self._over)
+
+
 @dataclass(slots=True)
 class Image:
     """The pages of a file, the log's versions laid over them.
@@ -167,23 +190,19 @@ class Image:
         return b"".join(parts)
 
 
-def image(database: bytes, frames: list[Frame]) -> Image | None:
-    """The file as it stood with these frames of its log; None when its page size is lost.
+def image(database: bytes, frames: list[Frame], usual: int) -> Image:
+    """The file as it stood with these frames of its log.
 
-    The bytes may be a memory map.  Later frames of a page win over earlier ones.
+    The bytes may be a memory map.  Later frames of a page win over earlier ones.  `usual`
+    is the page size to assume when neither file nor log tells it.
     """
     page_size = _page_size(database)
     reserved = database[20] if page_size and len(database) > 20 else 0
     auto_vacuum = database[52:56] != bytes(4) if page_size else True
     if not page_size:
-        if not frames:
-            return None
-        page_size = len(frames[0].data)
-    pages: dict[int, bytes] = {
-        number + 1: database[number * page_size : (number + 1) * page_size]
-        for number in range(-(-len(database) // page_size))
-    }
-    pages.update((frame.page, frame.data) for frame in frames if len(frame.data) == page_size)
+        page_size = len(frames[0].data) if frames else usual
+    over = {frame.page: frame.data for frame in frames if len(frame.data) == page_size}
+    pages = _Laid(database, page_size, over)
     return Image(page_size, page_size - reserved, pages, auto_vacuum)
 
 

@@ -33,9 +33,10 @@ from proxy.core import limits, wire
 from proxy.core.hit import Hit, Ledger, NewHit, Received, Request
 from proxy.core.limits import Limits
 from proxy.core.moment import Boots
+from proxy.core.rescue import row_sum
 from proxy.errors import QueueFull, QueueUnavailable
 from proxy.points import Point, reached
-from proxy.shell import beside, migrate
+from proxy.shell import beside, migrate, salvage
 from proxy.shell.clock import Clock
 
 P = ParamSpec("P")
@@ -70,8 +71,11 @@ SPARE_PAGES, SHRINK_PAGES = 1_024, 128
 # any other (I/O error, damaged page) it may hold what the file does not.
 HARMLESS = {sqlite3.SQLITE_FULL, sqlite3.SQLITE_BUSY, sqlite3.SQLITE_CONSTRAINT}
 
-ADD = "INSERT INTO hits (id, lane, boot, received_ms, suites, content) VALUES (?, ?, ?, ?, ?, ?)"
-COLUMNS = "h.id, h.lane, h.boot, h.received_ms, h.flags, h.suites, h.content"
+ADD = (
+    "INSERT INTO hits (id, lane, boot, received_ms, suites, content, sum)"
+    " VALUES (?, ?, ?, ?, ?, ?, ?)"
+)
+COLUMNS = "h.id, h.lane, h.boot, h.received_ms, h.flags, h.suites, h.content, h.sum"
 UNSETTLED = "NOT EXISTS (SELECT 1 FROM delivered d WHERE d.id = h.id)"
 PAGE = f"""
     SELECT h.id, h.lane FROM hits h
@@ -88,8 +92,8 @@ DELIVER = """
     ON CONFLICT DO NOTHING"""
 REMOVE = "DELETE FROM hits WHERE id = ?"
 SETTLE = f"DELETE FROM hits AS h WHERE id = ? AND {UNSETTLED}"  # noqa: S608
-TAKE_OUT = SETTLE + " RETURNING id, lane, boot, received_ms, flags, suites, content"
-BURY = "INSERT INTO dead VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+TAKE_OUT = SETTLE + " RETURNING id, lane, boot, received_ms, flags, suites, content, sum"
+BURY = "INSERT INTO dead VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
 HOLD = f"""
     INSERT INTO held (id, lane, suites, reason)
     SELECT id, lane, ?, ? FROM hits h WHERE id = ? AND {UNSETTLED}
@@ -97,10 +101,11 @@ HOLD = f"""
 DOUBT = f"UPDATE hits AS h SET flags = flags | 1 WHERE id = ? AND {UNSETTLED}"  # noqa: S608
 TALLY = "INSERT INTO tallies VALUES (?, ?) ON CONFLICT DO UPDATE SET count = excluded.count"
 REQUEUE = """
-    INSERT INTO hits (id, lane, boot, received_ms, flags, suites, content)
-    SELECT ?, lane, boot, received_ms, flags | 2, suites, content FROM dead WHERE id = ?"""
+    INSERT INTO hits (id, lane, boot, received_ms, flags, suites, content, sum)
+    SELECT ?, lane, boot, received_ms, flags | 2, suites, content, sum FROM dead WHERE id = ?"""
 DEAD = """
-    SELECT id, lane, boot, received_ms, flags, suites, content, reason, status, tries, died_ms
+    SELECT id, lane, boot, received_ms, flags, suites, content, sum,
+           reason, status, tries, died_ms
     FROM dead WHERE id > ? ORDER BY id LIMIT ?"""
 STAMPS_AFTER = """
     SELECT h.lane, max(d.ts) FROM delivered d JOIN hits h ON h.id = d.id
@@ -174,6 +179,7 @@ class Queue:
         self.path = path
         self.limits = limits_
         self.clock = clock
+        self.salvaged: list[str] = []  # what was damaged at the start, a line each
         self.news = asyncio.Event()  # something happened since the drain last cleared it
         self.arrivals: deque[tuple[int, int]] | None = None  # id and lane, once someone reads
         self._writer, self._reader = writer, reader
@@ -208,7 +214,7 @@ class Queue:
             async with contextlib.AsyncExitStack() as opened:
                 lock = opened.enter_context(beside.own(path))
                 reached(Point.START_LOCKED)
-                boots = await asyncio.to_thread(_prepare, path, clock)
+                boots, said = await asyncio.to_thread(_prepare, path, clock)
                 reached(Point.START_PREPARED)
                 sending = opened.enter_context(
                     contextlib.closing(beside.Sending(path, slots)),
@@ -220,6 +226,7 @@ class Queue:
                 queue = cls(
                     path, limits_, clock, writer, reader, lock, sending, _Book(Ledger(), 0, boots)
                 )
+                queue.salvaged = said
                 await queue._take_stock()
                 opened.pop_all()
         except (sqlite3.Error, OSError) as error:
@@ -684,6 +691,7 @@ class Queue:
                     hit.received.ms,
                     ",".join(hit.suites) or None,
                     hit.content,
+                    row_sum(hit.lane, hit.received.boot, hit.received.ms, hit.content),
                 )
                 for id_, hit in zip(ids, hits, strict=True)
             ],
@@ -952,12 +960,13 @@ def _set(name: str, value: str | None, db: sqlite3.Connection, _book: _Book, _le
 
 
 def _hit(row: tuple[Any, ...]) -> Hit:
-    id_, lane, boot, received_ms, flags, suites, content = row
+    id_, lane, boot, received_ms, flags, suites, content, total = row
+    whole = total == row_sum(lane, boot, received_ms, content)
     return Hit(
         id=id_,
         lane=lane,
         received=Received(boot, received_ms),
-        request=_request(content),
+        request=_request(content) if whole else Request("", b"", body=content),
         size=len(content),
         suites=tuple(suites.split(",")) if suites else (),
         ambiguous=bool(flags & AMBIGUOUS),
@@ -974,8 +983,8 @@ def _request(content: bytes) -> Request:
 
 
 def _dead(row: tuple[Any, ...]) -> DeadLetter:
-    reason, status, tries, died_ms = row[7:]
-    return DeadLetter(_hit(row[:7]), reason, status, tries, died_ms)
+    reason, status, tries, died_ms = row[8:]
+    return DeadLetter(_hit(row[:8]), reason, status, tries, died_ms)
 
 
 def _fetch(db: sqlite3.Connection, ids: list[int]) -> list[Hit]:
@@ -1030,8 +1039,17 @@ def peek_dead(path: Path, after: int, limit: int) -> tuple[list[DeadLetter], Boo
     return letters, Boots(max(offsets, default=0), offsets)
 
 
-def _prepare(path: Path, clock: Clock) -> Boots:
-    """Create or migrate the file, and find the row of this boot."""
+def _prepare(path: Path, clock: Clock) -> tuple[Boots, list[str]]:
+    """Salvage, create or migrate the file, and find the row of this boot.
+
+    The lines say what was damaged and what became of it.
+    """
+    said: list[str] = []
+    salvage.finish(path)
+    damage = salvage.examine(path)
+    if damage is not None:
+        said.append(str(salvage.salvage(path, damage)))
+    unread = salvage.unread(path)
     # A file without a byte is what a crash right here left behind.
     new = not path.exists() or not path.stat().st_size
     if new:
@@ -1040,6 +1058,8 @@ def _prepare(path: Path, clock: Clock) -> Boots:
         for pragma in (*(FIRST_PRAGMAS if new else ()), *PRAGMAS):
             db.execute(pragma)
         migrate.migrate(db)
+        if unread:
+            said += salvage.put_back(db, unread)
         offset = clock.wall_ms() - clock.ms()
         db.execute(
             "INSERT INTO boots (boot_id, offset_ms) VALUES (?, ?)"
@@ -1057,7 +1077,7 @@ def _prepare(path: Path, clock: Clock) -> Boots:
             os.fsync(folder)
         finally:
             os.close(folder)
-    return Boots(current, offsets)
+    return Boots(current, offsets), said
 
 
 def _read_book(db: sqlite3.Connection, book: _Book) -> _Book:

@@ -1,0 +1,293 @@
+"""A damaged queue file is set aside, what can be kept of it is kept, and the loss is said.
+
+Rule: a start never fails for damage and never hides it: the damaged file stays beside the
+new one under a name with the time, and a report says in numbers what was kept and lost.
+Non-rule: which rows are whole is `core.rescue`'s; a file that is merely of a newer release
+is no damage.
+Source: docs/design/0010; sqlite.org, "How To Corrupt An SQLite Database File".
+"""
+
+from __future__ import annotations
+
+import contextlib
+import mmap
+import os
+import sqlite3
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, fields
+from datetime import UTC, datetime
+from itertools import islice
+from pathlib import Path
+from typing import cast
+
+from proxy.core import pages, rescue
+from proxy.core.hit import Ledger
+from proxy.core.pages import Frame, Image, Row
+from proxy.shell import migrate
+
+# A whole check reads every page: some 0.4 s for so many bytes, on the machine it was tried on.
+CHECKED_BYTES = 256 * 1024**2
+BATCH = 1_000
+PAGE_SIZE = 8_192  # of every file the queue ever made
+SUFFIXES = ("", "-wal", "-shm")
+TABLES = {"boots", "hits", "delivered", "held", "dead", "ledger", "tallies", "settings"}
+
+ADD_HIT = "INSERT OR IGNORE INTO hits VALUES (?, ?, ?, ?, ?, ?, ?, ?)"
+ADD_DEAD = "INSERT OR IGNORE INTO dead VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+RECOUNT = """
+    SELECT (SELECT count(*) FROM hits) - (SELECT count(*) FROM delivered), waiting,
+           (SELECT count(*) FROM held), held, (SELECT count(*) FROM dead), dead FROM ledger"""
+_COUNTS = tuple(one.name for one in fields(Ledger))
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """What happened: `lost` hits were accepted and are gone; `doubtful` ones may be sent twice."""
+
+    reason: str
+    aside: str
+    kept: int
+    dead: int
+    lost: int
+    doubtful: int
+
+    def __str__(self) -> str:
+        return (
+            f"the queue file was damaged ({self.reason}): it lies at {self.aside}; kept "
+            f"{self.kept} waiting hits and {self.dead} dead letters, lost {self.lost}, "
+            f"{self.doubtful} may be sent twice"
+        )
+
+
+def suspect(path: Path) -> None:
+    """A running daemon met damage: have the file checked whole at the next start."""
+    with contextlib.suppress(OSError):
+        os.close(os.open(_marker(path), os.O_CREAT | os.O_WRONLY, 0o600))
+
+
+def examine(path: Path) -> str | None:
+    """What is wrong with a queue file, in a few words; None when it can be opened."""
+    log = _size(path, "-wal")
+    if not _size(path):
+        # The mark of what is in flight is made after the file: it lived.
+        if log > 32:
+            return "it is empty or missing, and its log is not"
+        return "it is empty or missing" if _beside(path, "-sending").exists() else None
+    with path.open("rb") as file:
+        if file.read(len(pages.MAGIC)) != pages.MAGIC:
+            return _of_ours(path, "it is no SQLite file")
+    try:
+        with contextlib.closing(sqlite3.connect(f"{path.as_uri()}?mode=ro", uri=True)) as db:
+            return _look(db, path)
+    except sqlite3.DatabaseError as error:
+        if _code(error) not in _DAMAGE:
+            raise  # the disk, a lock, or another program's file: no damage
+        return str(error)
+
+
+def _look(db: sqlite3.Connection, path: Path) -> str | None:
+    known = {name for (name,) in db.execute("SELECT name FROM sqlite_schema WHERE type = 'table'")}
+    (version,) = db.execute("PRAGMA user_version").fetchone()
+    if not version:
+        return _of_ours(path, "tables are missing") if known else None
+    if version != len(migrate.scripts()):
+        return None  # older or newer: for the migrations to say
+    if not known >= TABLES or db.execute("SELECT count(*) FROM ledger").fetchone() != (1,):
+        return _of_ours(path, "tables are missing")
+    if _size(path) > CHECKED_BYTES and not _marker(path).exists():
+        return None
+    (said,) = db.execute("PRAGMA quick_check(1)").fetchone()
+    if said != "ok":
+        return str(said).splitlines()[-1]
+    counts = db.execute(RECOUNT).fetchone()
+    if counts[::2] != counts[1::2]:
+        return "the account does not agree with the hits"
+    return None
+
+
+def _of_ours(path: Path, damage: str) -> str:
+    """The damage, if this was a queue file once; another program's file is left alone."""
+    if not _beside(path, "-sending").exists():
+        raise sqlite3.DatabaseError(f"this was never a queue file: {damage}")
+    return damage
+
+
+def salvage(path: Path, reason: str) -> Report:
+    """Make a new file of what can be kept, then set the damaged one aside for it."""
+    aside = _aside(path)
+    frames = pages.frames(_read(_beside(path, "-wal")))
+    committed = [frame for frame in frames if frame.sound]
+    while committed and not committed[-1].commit:
+        committed.pop()
+    partial = _beside(path, "-salvaged")
+    for suffix in SUFFIXES:
+        _beside(partial, suffix).unlink(missing_ok=True)
+    os.close(os.open(partial, os.O_CREAT | os.O_RDWR, 0o600))
+    with (
+        contextlib.closing(sqlite3.connect(partial, isolation_level=None)) as new,
+        _mapped(path) as database,
+    ):
+        new.execute(f"PRAGMA page_size = {PAGE_SIZE}")
+        new.execute("PRAGMA auto_vacuum = INCREMENTAL")
+        migrate.migrate(new)
+        now = pages.image(database, committed, PAGE_SIZE)
+        report = _copy(new, now, frames, reason, aside)
+    _sync(partial)
+    # The new file is whole before the old one loses its name: whenever this is cut short,
+    # either the old one is still in its place, or `finish` puts the new one there.
+    for suffix in ("-wal", ""):
+        with contextlib.suppress(FileNotFoundError):
+            _beside(path, suffix).replace(_beside(aside, suffix))
+    finish(path)
+    return report
+
+
+def finish(path: Path) -> None:
+    """Give a salvaged file its name, also after a salvage that was cut short at the end."""
+    partial = _beside(path, "-salvaged")
+    if partial.exists() and not path.exists():
+        _beside(path, "-shm").unlink(missing_ok=True)
+        partial.replace(path)
+        _marker(path).unlink(missing_ok=True)
+        _sync(path.parent)
+
+
+def unread(path: Path) -> list[tuple[int, Row]]:
+    """Hits in the part of the log that SQLite will forget when it opens the file.
+
+    Read before it does; in order of id.
+    """
+    log = _read(_beside(path, "-wal"))
+    frames = pages.frames(log)
+    if all(frame.sound for frame in frames):
+        return []
+    with _mapped(path) as database:
+        now = pages.image(database, [frame for frame in frames if frame.sound], PAGE_SIZE)
+        return sorted(dict(rescue.forgotten(frames, now, 0)).items())
+
+
+def put_back(db: sqlite3.Connection, rows: list[tuple[int, Row]]) -> list[str]:
+    """Store hits again that the log lost, marked as ambiguous; a line when there were any.
+
+    Some may have been answered with 503, when a sync failed just before a crash: their
+    clients send them again, and the copy is recognised.
+    """
+    (last_id,) = db.execute("SELECT last_id FROM ledger").fetchone()
+    lost = [(id_, *row[1:]) for id_, row in rows if id_ > last_id]
+    if not lost:
+        return []
+    size = sum(len(cast("bytes", row[6])) for row in lost)
+    db.execute("BEGIN IMMEDIATE")
+    db.executemany(ADD_HIT, lost)
+    db.execute("UPDATE hits SET flags = flags | 1 WHERE id > ?", (last_id,))
+    db.execute(
+        "UPDATE ledger SET last_id = ?1, accepted = accepted + ?2, waiting = waiting + ?2,"
+        " ambiguous = ambiguous + ?2, waiting_bytes = waiting_bytes + ?3",
+        (lost[-1][0], len(lost), size),
+    )
+    db.execute("COMMIT")
+    return [f"the log of the queue file was damaged: {len(lost)} hits were read back from it"]
+
+
+def _copy(
+    new: sqlite3.Connection, now: Image, frames: list[Frame], reason: str, aside: Path
+) -> Report:
+    found = rescue.survey(now)
+    new.execute("BEGIN")
+    _insert(new, ADD_HIT, rescue.waiting(now, found))
+    _insert(new, ADD_DEAD, rescue.dead(now, found))
+    _insert(new, ADD_HIT, rescue.forgotten(frames, now, found.last_id))
+    hits, size, newest = new.execute(
+        "SELECT count(*), coalesce(sum(length(content)), 0), coalesce(max(id), 0) FROM hits"
+    ).fetchone()
+    letters, newest_dead = new.execute("SELECT count(*), coalesce(max(id), 0) FROM dead").fetchone()
+    held = [(id_, *row[1:]) for id_, row in found.held.items()]
+    new.executemany(
+        "INSERT INTO held SELECT ?1, ?2, ?3, ?4 WHERE ?1 IN (SELECT id FROM hits)", held
+    )
+    (kept_held,) = new.execute("SELECT count(*) FROM held").fetchone()
+    new.executemany(
+        "INSERT OR IGNORE INTO boots VALUES (?, ?, ?)",
+        [(id_, *row[1:]) for id_, row in found.boots.items()],
+    )
+    new.executemany("INSERT INTO settings VALUES (?, ?)", found.settings.items())
+    ledger, lost = rescue.settle(found, hits, letters, size)
+    doubtful = hits if found.ledger is None or hits > found.ledger.waiting else 0
+    if doubtful:
+        new.execute("UPDATE hits SET flags = flags | 1")
+    tallies = dict(found.tallies)
+    tallies["lost.damaged"] = tallies.get("lost.damaged", 0) + lost
+    new.executemany("INSERT INTO tallies VALUES (?, ?)", tallies.items())
+    counts = {name: getattr(ledger, name) for name in _COUNTS}
+    counts |= {"held": kept_held, "ambiguous": ledger.ambiguous + doubtful}
+    new.execute(
+        f"UPDATE ledger SET last_id = ?, {', '.join(f'{name} = ?' for name in counts)}",  # noqa: S608
+        (max(found.last_id, newest, newest_dead, *found.settled, 0), *counts.values()),
+    )
+    new.execute("COMMIT")
+    return Report(reason, str(aside), hits, letters, lost, doubtful)
+
+
+def _insert(db: sqlite3.Connection, sql: str, rows: Iterable[tuple[int, Row]]) -> None:
+    # A table's key is not in its record: the first value is NULL there.
+    values = ((id_, *row[1:]) for id_, row in rows)
+    while batch := list(islice(values, BATCH)):
+        db.executemany(sql, batch)
+
+
+def _aside(path: Path) -> Path:
+    """A name nobody has for the damaged file."""
+    stamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%S")
+    aside = path.with_name(f"{path.name}.damaged-{stamp}")
+    number = 1
+    while aside.exists() or _beside(aside, "-wal").exists():
+        number += 1
+        aside = path.with_name(f"{path.name}.damaged-{stamp}.{number}")
+    return aside
+
+
+@contextlib.contextmanager
+def _mapped(path: Path) -> Iterator[bytes]:
+    """A file's bytes without reading them all; nothing when there is none."""
+    if not _size(path):
+        yield b""
+        return
+    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as mapped:
+        yield cast("bytes", mapped)
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except FileNotFoundError:
+        return b""
+
+
+def _size(path: Path, suffix: str = "") -> int:
+    try:
+        return _beside(path, suffix).stat().st_size
+    except FileNotFoundError:
+        return 0
+
+
+def _beside(path: Path, suffix: str) -> Path:
+    return path.with_name(path.name + suffix)
+
+
+def _marker(path: Path) -> Path:
+    return _beside(path, "-damaged")
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _code(error: sqlite3.Error) -> int:
+    return getattr(error, "sqlite_errorcode", 0) & 0xFF
+
+
+_DAMAGE = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}
