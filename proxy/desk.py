@@ -10,6 +10,7 @@ you" being something else than "broken".
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -69,7 +70,13 @@ class Desk:
     async def status(self) -> dict[str, Any]:
         """Everything an operator looks at first; seconds, bytes and counts."""
         queue, drain = self.queue, self.drain
-        oldest_s = await self.oldest_s()
+        oldest_s: float | None = None
+        held: dict[str, tuple[int, str]] = {}
+        # The counts are known without the file; what cannot be read is left out, since a
+        # status is wanted most when something is broken.
+        with contextlib.suppress(QueueError):
+            oldest_s = await self.oldest_s()
+            held = await queue.held_suites() if queue.ledger.held else {}
         tallies = queue.tallies
         refusals = {
             name.removeprefix("refused."): count
@@ -77,7 +84,6 @@ class Desk:
             if name.startswith("refused.")
         }
         ledger = queue.ledger
-        held = await queue.held_suites() if ledger.held else {}
         found: dict[str, Any] = {
             "state": self.state(),
             **asdict(ledger),
@@ -129,7 +135,9 @@ class Desk:
         return self.queue.boots.age_ms(oldest, self.queue.clock.ms()) / 1000
 
     async def is_alive(self) -> bool:
-        """The writer answers, and the drain moves if it could."""
+        """The writer answers, the file is whole, and the drain moves if it could."""
+        if self.queue.is_damaged:
+            return False
         try:
             async with asyncio.timeout(ALIVE_S):
                 await self.queue.setting(OFFLINE)

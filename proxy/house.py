@@ -9,6 +9,7 @@ Source: sd_notify(3); Fluent Bit's pods that stayed healthy while nothing was fo
 from __future__ import annotations
 
 import asyncio
+import contextlib
 
 import structlog
 
@@ -49,9 +50,10 @@ async def sentence(desk: Desk) -> str:
     """The state in one line, for a supervisor's status: `Offline 29m; 12,418 waiting, ...`."""
     ledger = desk.queue.ledger
     words = [desk.state().capitalize(), f"{ledger.waiting:,} waiting"]
-    oldest = await desk.oldest_s()
-    if oldest is not None:
-        words.append(f"oldest {span(oldest)}")
+    with contextlib.suppress(QueueError):
+        oldest = await desk.oldest_s()
+        if oldest is not None:
+            words.append(f"oldest {span(oldest)}")
     if ledger.dead:
         words.append(f"{ledger.dead:,} dead letters")
     if ledger.held:

@@ -280,6 +280,32 @@ async def test_a_damaged_row_becomes_a_dead_letter_and_is_never_sent(
         assert (status["delivered"], status["dead"]) == (2, 1)
 
 
+async def test_damage_met_while_running_is_no_secret_and_the_next_start_salvages(
+    serve: Serve, tmp_path: Path
+) -> None:
+    """Unhealthy and refusing at once; nothing that was whole is lost by the restart."""
+    served = await serve(None)
+    await served.hits(range(1, 200))
+    path = tmp_path / "hits.db"
+    with closing(sqlite3.connect(path)) as db:
+        db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    # The root of the hits: every way to them is gone, and every one of them is there.
+    with path.open("r+b") as file:
+        file.seek(salvage.PAGE_SIZE * 4)
+        file.write(b"\xff" * 100)
+    answers = [(await served.send(f"/b/ss/opt/1/x/0?c1={number}")).status for number in range(60)]
+    assert answers[-1] == 503
+    assert (await served.status())["state"] == "refusing"
+    assert (await served.ask("/healthz")).status == 503
+    await served.stop()
+    served = await serve(None)
+    status = await served.status()
+
+    assert status["state"] == "capture"
+    assert status["waiting"] + status["lost"] == status["accepted"]
+    assert status["waiting"] >= 199 - 10
+
+
 async def test_an_operator_reads_what_happened(serve: Serve, tmp_path: Path) -> None:
     """In the status as a count, and the daemon is ready."""
     served = await serve(None)

@@ -43,6 +43,7 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 AMBIGUOUS, REQUEUED = 1, 2
+DAMAGED = "the queue file is damaged: restart, and what can be kept is salvaged"
 LOST = "the queue file was moved or deleted: put it back, or start again"
 
 # The writer checkpoints early and often: 250 pages kept the p99 of an answer at half of
@@ -179,6 +180,7 @@ class Queue:
         self.path = path
         self.limits = limits_
         self.clock = clock
+        self.is_damaged = False  # found while running; a start salvages
         self.salvaged: list[str] = []  # what was damaged at the start, a line each
         self.news = asyncio.Event()  # something happened since the drain last cleared it
         self.arrivals: deque[tuple[int, int]] | None = None  # id and lane, once someone reads
@@ -287,8 +289,8 @@ class Queue:
             self.free_disk(),
             self.limits,
         )
-        if self._lost:
-            raise QueueUnavailable(LOST)
+        if self._lost or self.is_damaged:
+            raise QueueUnavailable(self.last_error)
         if reason is not None:
             raise QueueFull(reason)
         done: asyncio.Future[list[int]] = asyncio.get_running_loop().create_future()
@@ -366,6 +368,8 @@ class Queue:
     @property
     def last_error(self) -> str | None:
         """Why hits cannot be stored; None when the last ones could."""
+        if self.is_damaged:
+            return DAMAGED
         return LOST if self._lost else self._error
 
     @property
@@ -574,6 +578,7 @@ class Queue:
             )
         except sqlite3.Error as error:
             self._error = str(error)
+            self._look_at(error)
             code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_MISUSE) & 0xFF
             if code not in HARMLESS:
                 self._suspect = True
@@ -830,7 +835,14 @@ class Queue:
         try:
             return await _run(self._reader, do, *args, **kwargs)
         except sqlite3.Error as error:
+            self._look_at(error)
             raise QueueUnavailable(f"cannot read {self.path}: {error}") from error
+
+    def _look_at(self, error: sqlite3.Error) -> None:
+        """Damage met while running: take no more hits, and have the next start salvage."""
+        if not self.is_damaged and salvage.is_damage(error):
+            self.is_damaged = True
+            salvage.suspect(self.path)
 
     async def _change(self, change: Change, lands: int | None = None) -> Any:
         """The result of a change, once it is on disk; QueueUnavailable when it is not.

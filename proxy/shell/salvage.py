@@ -65,6 +65,11 @@ def suspect(path: Path) -> None:
         os.close(os.open(_marker(path), os.O_CREAT | os.O_WRONLY, 0o600))
 
 
+def is_damage(error: sqlite3.Error) -> bool:
+    """Whether an error means that the file itself is not as it was written."""
+    return _code(error) in _DAMAGE
+
+
 def examine(path: Path) -> str | None:
     """What is wrong with a queue file, in a few words; None when it can be opened."""
     log = _size(path, "-wal")
@@ -80,7 +85,7 @@ def examine(path: Path) -> str | None:
         with contextlib.closing(sqlite3.connect(f"{path.as_uri()}?mode=ro", uri=True)) as db:
             return _look(db, path)
     except sqlite3.DatabaseError as error:
-        if _code(error) not in _DAMAGE:
+        if not is_damage(error):
             raise  # the disk, a lock, or another program's file: no damage
         return str(error)
 
