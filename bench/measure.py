@@ -1,0 +1,145 @@
+"""Rounds, medians, and what a process cost: the parts every benchmark shares."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+TICK_S = 1 / os.sysconf("SC_CLK_TCK")
+
+
+def spread(values: Sequence[float], digits: int = 2) -> str:
+    """`median [min–max]`."""
+    middle = statistics.median(values)
+    return f"{middle:.{digits}f} [{min(values):.{digits}f}–{max(values):.{digits}f}]"
+
+
+def ratios(ours: Sequence[float], theirs: Sequence[float]) -> list[float]:
+    """Round by round, so that a slow minute of the machine cancels out."""
+    return [a / b for a, b in zip(ours, theirs, strict=True)]
+
+
+def cpu_s(pid: int) -> float:
+    """User and system seconds a process has used, its threads included."""
+    fields = Path(f"/proc/{pid}/stat").read_text(encoding="ascii").rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) * TICK_S
+
+
+def rss_mb(pid: int) -> float:
+    """Resident memory now."""
+    for line in Path(f"/proc/{pid}/status").read_text(encoding="ascii").splitlines():
+        if line.startswith("VmRSS:"):
+            return int(line.split()[1]) / 1024
+    return 0.0
+
+
+def written_bytes(pid: int) -> int:
+    """Bytes a process caused to be written to disk."""
+    for line in Path(f"/proc/{pid}/io").read_text(encoding="ascii").splitlines():
+        if line.startswith("write_bytes:"):
+            return int(line.split()[1])
+    return 0
+
+
+@contextlib.contextmanager
+def process(*argv: str, cwd: Path | None = None) -> Iterator[subprocess.Popen[bytes]]:
+    """A Python process of this environment, ended with the block."""
+    with subprocess.Popen(
+        [sys.executable, *argv],
+        cwd=cwd,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parent.parent)},
+    ) as child:
+        try:
+            yield child
+        finally:
+            child.send_signal(signal.SIGTERM)
+            try:
+                child.wait(10)
+            except subprocess.TimeoutExpired:
+                child.kill()
+
+
+CONFIG = """
+[listen]
+address = "127.0.0.1:{port}"
+[admin]
+address = "127.0.0.1:{admin}"
+{upstream}
+[suites.known.opt]
+timestamps = "optional"
+[queue]
+path = "hits.db"
+max_hits = 100_000_000
+max_bytes = "1TiB"
+min_free_disk = "0B"
+keep_delivered = "{keep}"
+[drain]
+concurrency = {concurrency}
+[log]
+level = "warning"
+"""
+
+
+@contextlib.contextmanager
+def daemon(
+    port: int,
+    folder: Path,
+    *,
+    server: str | None = None,
+    concurrency: int = 64,
+    keep: str = "24h",
+) -> Iterator[subprocess.Popen[bytes]]:
+    """A real daemon in `folder`, ready; its admin port is `port + 1`."""
+    upstream = f'[upstream]\nserver = "{server}"' if server else ""
+    config = folder / "bench.toml"
+    config.write_text(
+        CONFIG.format(
+            port=port, admin=port + 1, upstream=upstream, concurrency=concurrency, keep=keep
+        ),
+        encoding="utf-8",
+    )
+    os.environ["STATE_DIRECTORY"] = str(folder)
+    with process("-m", "proxy", "serve", "--config", str(config)) as child:
+        wait_for(lambda: answers(f"http://127.0.0.1:{port + 1}/readyz"), child)
+        yield child
+
+
+def answers(url: str) -> bool:
+    """Whether something answers there with 200."""
+    try:
+        with urllib.request.urlopen(url, timeout=1) as response:
+            return bool(response.status == 200)
+    except (OSError, urllib.error.URLError):
+        return False
+
+
+def wait_for(
+    condition: Callable[[], bool],
+    child: subprocess.Popen[bytes] | None = None,
+    within_s: float = 30,
+) -> None:
+    """Poll until it holds; for starting processes, never inside what is measured."""
+    end = time.monotonic() + within_s
+    while not condition():
+        if time.monotonic() > end or (child is not None and child.poll() is not None):
+            raise RuntimeError("it did not start")
+        time.sleep(0.02)
+
+
+@contextlib.contextmanager
+def folder(keep: Path | None = None) -> Iterator[Path]:
+    """A place on the disk to be measured: below `keep`, else the temporary directory."""
+    with tempfile.TemporaryDirectory(dir=keep) as name:
+        yield Path(name)
