@@ -48,7 +48,7 @@ def share(values: Sequence[float], part: float) -> float:
 
 
 def drain_of(hits: Hits, road: Road, policy: Policy, seed: int = 1) -> Drain:
-    jitter = random.Random(seed).random  # noqa: S311 - no secret
+    jitter = random.Random(seed).random
     return Drain(hits, road, b"adobe.example", SUITES, policy, jitter)
 
 
@@ -104,7 +104,7 @@ def test_a_flapping_link_is_used_while_it_is_up() -> None:
         taken = [when - up for when in at if up <= when < up + UP_S + 1]
         firsts.append(min(taken, default=UP_S))
         used.append(len(taken) / most)
-    print(
+    print(  # noqa: T201 - the figures
         f"\nflapping, {CYCLES} cycles: first delivery p95 {share(firsts, 0.95):.2f} s,"
         f" used min {min(used):.1%} mean {sum(used) / len(used):.1%}, probes {len(road.probed)}"
     )
@@ -123,7 +123,7 @@ def test_a_silent_queue_finds_the_link_within_the_longest_back_off() -> None:
     for cycle in range(CYCLES):
         up = cycle * (UP_S + DOWN_S) + DOWN_S
         firsts.append(min((when - up for when in at if when >= up), default=UP_S))
-    print(f"\nflapping and silent: first delivery p95 {share(firsts, 0.95):.2f} s")
+    print(f"\nflapping and silent: first delivery p95 {share(firsts, 0.95):.2f} s")  # noqa: T201
     assert max(firsts) <= Policy().most_s + 1
     assert not hits.dead
     assert road.probed
@@ -183,7 +183,7 @@ def test_a_backlog_leaves_at_the_pace_of_the_server(after_s: int) -> None:
     used = sum(10 <= at < ended for _, _, at in hits.taken) / (SERVER_RATE * span)
     landed = {hit.id: at for hit, _, at in hits.taken}
     lags = [landed.get(hit, ended) - at for hit, at in fresh.items()]
-    print(
+    print(  # noqa: T201 - the figures
         f"\nherd, Retry-After {after_s}: sent {sent:.1%} of the limit, used {used:.1%},"
         f" fresh lag p95 {share(lags, 0.95):.2f} s, {len(road.pauses)} push-backs"
     )
@@ -222,7 +222,7 @@ async def poisoned(kind: str) -> tuple[Hits, Road, dict[int, float]]:
         visitor = number * 7 % 200
         came[hits.add(visitor, request(visitor, number))] = now()
         await asyncio.sleep(0.02)
-    while hits.waiting:
+    while hits.waiting:  # noqa: ASYNC110 - simulated time
         await asyncio.sleep(1)
     drain.stop()
     await running
@@ -239,7 +239,7 @@ def test_poison_delays_its_own_visitor_a_little_and_nobody_else(kind: str) -> No
     same = [at - came[hit.id] for hit, _, at in hits.taken if hit.lane in lanes]
     others = [at - came[hit.id] for hit, _, at in hits.taken if hit.lane not in lanes]
     before = [at - came_clean[hit.id] for hit, _, at in clean.taken]
-    print(
+    print(  # noqa: T201 - the figures
         f"\npoison {kind}: tries {tries}, same visitor {max(same):.2f} s at most, others"
         f" {max(others):.3f} s at most, {max(before):.3f} s without poison"
     )
