@@ -1278,3 +1278,20 @@ async def test_a_caller_that_gives_up_leaves_the_others_alone(queue: Queue) -> N
     assert queue.ledger.accepted == 20
     assert queue._adding_hits == queue._adding_bytes == 0
     assert_exact(queue)
+
+
+@pytest.mark.parametrize("jitter_ms", [-1, 1, 500])
+async def test_a_restart_moves_no_stamp_by_the_jitter_of_two_clocks(
+    open_queue: OpenQueue, jitter_ms: int
+) -> None:
+    """A hit sent again after a crash has the `ts` it had before, and so keeps its order."""
+    clock = FakeClock()
+    first = await open_queue(clock=clock)
+    await first.add([new_hit()])
+    before = first.boots.wall_ms(Received(first.boots.current, clock.ms()))
+    await first.close()
+
+    clock.unix_ms += jitter_ms
+    again = await open_queue(clock=clock)
+
+    assert again.boots.wall_ms(Received(again.boots.current, clock.ms())) == before

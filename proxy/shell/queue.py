@@ -32,7 +32,7 @@ import aiosqlite
 from proxy.core import limits, wire
 from proxy.core.hit import Hit, Ledger, NewHit, Received, Request
 from proxy.core.limits import Limits
-from proxy.core.moment import Boots
+from proxy.core.moment import STEP_MS, Boots
 from proxy.core.rescue import row_sum
 from proxy.errors import QueueFull, QueueUnavailable
 from proxy.points import Point, reached
@@ -1074,9 +1074,12 @@ def _prepare(path: Path, clock: Clock) -> tuple[Boots, list[str]]:
             said += salvage.put_back(db, unread)
         offset = clock.wall_ms() - clock.ms()
         db.execute(
+            # The jitter between two clock readings moves no stamp: a hit sent again after a
+            # restart, and those of its visitor, keep the second that Adobe may know.
             "INSERT INTO boots (boot_id, offset_ms) VALUES (?, ?)"
-            " ON CONFLICT DO UPDATE SET offset_ms = excluded.offset_ms",
-            (clock.boot_id, offset),
+            " ON CONFLICT DO UPDATE SET offset_ms = excluded.offset_ms"
+            " WHERE abs(excluded.offset_ms - boots.offset_ms) > ?",
+            (clock.boot_id, offset, STEP_MS),
         )
         offsets = dict(db.execute("SELECT boot, offset_ms FROM boots").fetchall())
         (current,) = db.execute(
