@@ -198,7 +198,7 @@ def test_a_backlog_leaves_at_the_pace_of_the_server(after_s: int) -> None:
 
 # -- poison ----------------------------------------------------------------------------------
 
-POISONS = {
+POISONS: dict[str, Reply | Failure] = {
     "clean": GIF,
     "400": Reply(400),
     "reset": Failure(Fault.CUT, "reset"),
