@@ -21,6 +21,7 @@ from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import Any, TypeVar
 
+import pytest
 from clock import FakeClock
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
@@ -50,6 +51,8 @@ from proxy.drain import Drain, Policy
 from proxy.errors import QueueUnavailable
 from proxy.shell import queue as queue_module
 from proxy.shell.queue import Queue
+
+pytestmark = pytest.mark.long
 
 T = TypeVar("T")
 

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
 import soak
+
+pytestmark = pytest.mark.long
 
 SECONDS = 60.0
 
