@@ -11,6 +11,7 @@ Source: the "virtual clock" of discrete event simulation.
 from __future__ import annotations
 
 import asyncio
+import random
 import selectors
 from collections import Counter, deque
 from collections.abc import Callable, Coroutine, Sequence
@@ -156,7 +157,8 @@ class Hits:
                 found.append((hit, self.waiting[hit].lane))
                 if len(found) == PAGE_HITS:
                     break
-        await asyncio.sleep(self.disk_s)  # what is read is old when it arrives
+        # A page is old when it arrives: what flew meanwhile may have landed and left.
+        await asyncio.sleep(4 * self.disk_s)
         return found
 
     async def fetch(self, ids: Sequence[int]) -> list[Hit]:
@@ -246,9 +248,9 @@ Outcome = Reply | Failure | float  # a number: so many seconds, and then a GIF
 
 
 class Road:
-    """A road that answers what `says` says about each request, after `rtt_s`.
+    """A road that answers what `says` says about each request, after `rtt_s` and up to `more_s`.
 
-    `probes` says whether something listens; both see the loop's time by `now()`.
+    `listens` says what a probe meets.  `sent` and `answered` have the instants.
     """
 
     def __init__(
@@ -256,9 +258,12 @@ class Road:
         says: Callable[[Request], Outcome] = lambda _: GIF,
         listens: Callable[[], Failure | None] = lambda: None,
         rtt_s: float = 0.05,
+        more_s: float = 0.0,
     ) -> None:
-        self.says, self.listens, self.rtt_s = says, listens, rtt_s
+        self.says, self.listens, self.rtt_s, self.more_s = says, listens, rtt_s, more_s
+        self.drawn = random.Random(1)
         self.sent: list[tuple[float, Request]] = []
+        self.answered: list[tuple[float, Outcome]] = []
         self.probed: list[float] = []
 
     async def send(self, request: Request) -> Reply | Failure:
@@ -267,7 +272,8 @@ class Road:
         if isinstance(said, float):
             await asyncio.sleep(said)
             return GIF
-        await asyncio.sleep(self.rtt_s)
+        await asyncio.sleep(self.rtt_s + self.drawn.uniform(0, self.more_s))
+        self.answered.append((now(), said))
         return said
 
     async def probe(self) -> Failure | None:
