@@ -26,6 +26,12 @@ from contextlib import contextmanager
 from pathlib import Path
 
 TREE = Path(__file__).resolve().parent.parent
+SHIPPED = (
+    "config.example.toml",
+    "deploy/trackoffline.service",
+    "deploy/trackoffline.socket",
+    "deploy/trackoffline-tls.socket",
+)
 OTHER_PYTHONS = ("python3.12", "python3.13")
 HIT = "/b/ss/examplersid/1/JS-2.22.0/s1234567890123?AQB=1&ndh=1&pageName=smoke&AQE=1"
 PATIENCE = 30.0  # seconds; a cold start on a busy machine takes three
@@ -78,6 +84,7 @@ def inspect(files: dict[str, bytes]) -> None:
         for path in (TREE / outside).rglob("*")
         if path.is_file() and "__pycache__" not in path.parts
     }
+    package |= {f"proxy/{name}": (TREE / name).read_bytes() for name in SHIPPED}
     for name in ("proxy/migrations/0001_queue.sql", "proxy/py.typed"):
         require(name in package, f"the tree has no {name}")
     for name, data in package.items():
@@ -161,6 +168,8 @@ def use(bin_: Path, home: Path) -> None:
         run(bin_ / "python", "-m", "proxy", "version", cwd=home, env=environ),
     ):
         require(version() in said, f"`version` says {said!r}")
+    example = run(command, "config", "example", cwd=home, env=environ)
+    require(example == config.read_text(), "`config example` prints another file")
     run(command, "check", "--config", str(config), cwd=home, env=environ)
     with serving(command, config, admin, environ):
         with urllib.request.urlopen(f"http://127.0.0.1:{beacons}{HIT}", timeout=10) as answer:

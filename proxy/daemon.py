@@ -16,8 +16,7 @@ import random
 import resource
 import socket
 import ssl
-import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -30,6 +29,7 @@ from proxy.core.limits import Limits
 from proxy.core.link import State
 from proxy.desk import Desk
 from proxy.drain import Drain, Policy
+from proxy.errors import ConfigError
 from proxy.points import Point, reached
 from proxy.shell.admin import Admin
 from proxy.shell.clock import Clock, SystemClock
@@ -66,12 +66,12 @@ async def run(
     reloads: asyncio.Queue[Config] | None = None,
     clock: Clock | None = None,
     boss: Supervisor | None = None,
-    sockets: Mapping[str, socket.socket] | None = None,
+    sockets: Mapping[str, Sequence[socket.socket]] | None = None,
 ) -> None:
     """Serve until `stop` is set.  QueueError and OSError when it cannot start.
 
     `reloads` brings checked configurations to change to; `sockets` are listening ones the
-    supervisor opened, named `beacons`, `tls` and `admin`.
+    supervisor opened, named `beacons`, `tls` and `admin`: they replace the configured addresses.
     """
     loop = asyncio.get_running_loop()
     queue = await Queue.open(
@@ -154,30 +154,48 @@ class Daemon:
         await self.desk.remember()
         await self.intake.remember_newest()
 
-    async def listen(self, sockets: Mapping[str, socket.socket]) -> Listeners:
+    async def listen(self, sockets: Mapping[str, Sequence[socket.socket]]) -> Listeners:
         """Open every configured listener, or take over the supervisor's."""
-        listen = self.settings.listen
-        beacons = await self.intake.start(
-            self._listening(listen.address, None), sockets.get("beacons")
-        )
+        listen, admin = self.settings.listen, self.settings.admin
+        served = {
+            "beacons": True,
+            "tls": listen.tls_address is not None,
+            "admin": admin.address is not None,
+        }
+        for name in sockets:
+            if not served.get(name, False):
+                log.warning("nothing serves this socket of the supervisor's", socket=name)
+        beacons = await self._listen(listen.address, None, sockets.get("beacons", ()))
         tls = None
         if listen.tls_address is not None:
             self._tls = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
             self._load_certificate(self.settings)
-            tls = await self.intake.start(
-                self._listening(listen.tls_address, self._tls), sockets.get("tls")
-            )
+            tls = await self._listen(listen.tls_address, self._tls, sockets.get("tls", ()))
         page = None
-        admin = self.settings.admin
         if admin.address is not None:
-            page = await self.admin.start(
-                admin.address.host,
-                admin.address.port,
-                admin.allowed_hosts,
-                config.admin_token(self.settings),
-                sockets.get("admin"),
-            )
+            opened = next(iter(sockets.get("admin", ())), None)
+            at = admin.address if opened is None else _address(opened)
+            token = config.admin_token(self.settings)
+            if token is None and not at.is_loopback:
+                # The configuration was checked for its own address, not for the supervisor's.
+                raise ConfigError([f"the admin socket is {at} but admin.token_file is not set"])
+            page = await self.admin.start(at.host, at.port, admin.allowed_hosts, token, opened)
         return Listeners(_shown(beacons), tls and _shown(tls), page and _shown(page))
+
+    async def _listen(
+        self,
+        address: config.Address,
+        tls: ssl.SSLContext | None,
+        opened: Sequence[socket.socket],
+    ) -> tuple[str, int]:
+        """Take beacons at the address, or at the opened sockets in its place; the first bound."""
+        if not opened:
+            return await self.intake.start(self._listening(address, tls))
+        # Which names are ours depends on where one really listens.
+        bound = [
+            await self.intake.start(self._listening(_address(one), tls), one) for one in opened
+        ]
+        return bound[0]
 
     async def close(self) -> None:
         """End everything that is still open, without a grace."""
@@ -192,8 +210,6 @@ class Daemon:
         """Change to each new configuration as far as that goes while running."""
         while True:
             settings = await reloads.get()
-            now_us = int(time.clock_gettime(time.CLOCK_MONOTONIC) * 1e6)
-            self.boss.tell("RELOADING=1", f"MONOTONIC_USEC={now_us}")
             await self._change_to(settings)
             self.boss.tell("READY=1")
 
@@ -221,7 +237,8 @@ class Daemon:
         # New connections get the new certificate; those that are open keep the old one.
         listen = settings.listen
         if self._tls is not None and listen.tls_cert is not None:
-            self._tls.load_cert_chain(str(listen.tls_cert), str(listen.tls_key))
+            # The passphrase is given, so that OpenSSL never asks a terminal for one.
+            self._tls.load_cert_chain(str(listen.tls_cert), str(listen.tls_key), password="")
 
     def _listening(self, address: config.Address, tls: ssl.SSLContext | None) -> Listening:
         listen = self.settings.listen
@@ -258,7 +275,10 @@ def connections(concurrency: int) -> int:
     wanted = MOST_CONNECTIONS + 2 * concurrency + OWN_DESCRIPTORS
     if soft < wanted:
         soft = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
-        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        try:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        except (OSError, ValueError):  # a sandbox forbids it
+            soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     return max(16, min(MOST_CONNECTIONS, soft - 2 * concurrency - OWN_DESCRIPTORS))
 
 
@@ -276,6 +296,12 @@ def needs_restart(old: Config, new: Config) -> list[str]:
         "log.format": (old.log.format, new.log.format),
     }
     return [key for key, (before, after) in fixed.items() if before != after]
+
+
+def _address(opened: socket.socket) -> config.Address:
+    if opened.family not in (socket.AF_INET, socket.AF_INET6):
+        raise ConfigError(["a socket of the supervisor's is none of TCP: use ListenStream=PORT"])
+    return config.Address(*opened.getsockname()[:2])
 
 
 def _shown(bound: tuple[str, int]) -> str:

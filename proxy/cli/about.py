@@ -16,6 +16,7 @@ from click.shell_completion import get_completion_class
 from proxy import __version__
 from proxy.cli import settings
 from proxy.cli.exits import Exit, Stop
+from proxy.cli.files import shipped
 from proxy.cli.options import Options, Verb, Verbs
 
 
@@ -46,6 +47,13 @@ def show_(options: Options) -> None:
     for setting in found:
         text = f"{setting.key} = {setting.value}"
         click.echo(f"{text:<56}  # {setting.origin}".rstrip())
+
+
+@config.command("example")
+@click.pass_obj
+def example_(_: Options) -> None:
+    """A commented configuration with every key, to start from."""
+    click.echo(shipped("config.example.toml").read_text(encoding="utf-8"), nl=False)
 
 
 @config.command("table")

@@ -43,9 +43,10 @@ class Finding:
 
 
 @click.command(cls=Verb)
+@click.option("--settings", "alone", is_flag=True, help="Look at the configuration alone.")
 @click.option("--online", is_flag=True, help="Reach for the collection server too; sends no hit.")
 @click.pass_obj
-def check(options: Options, online: bool) -> None:
+def check(options: Options, alone: bool, online: bool) -> None:
     """Say every fault before a start.
 
     Looks at the configuration, the disk, the queue file and the ports; starts nothing.
@@ -58,7 +59,7 @@ def check(options: Options, online: bool) -> None:
         _config_faults(options, error)
         raise Stop(Exit.CONFIG) from error
     warnings = config.warnings(found.config)
-    findings = list(surroundings(options, found, online=online))
+    findings = [] if alone else list(surroundings(options, found, online=online))
     worst = next((one.code for one in findings if one.code is not Exit.OK), Exit.OK)
     if options.json:
         click.echo(json.dumps(_as_json(found, warnings, findings), indent=2))

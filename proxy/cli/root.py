@@ -14,7 +14,9 @@ import click
 
 from proxy.cli.about import completion, config, demo, version
 from proxy.cli.check import check
+from proxy.cli.db import db
 from proxy.cli.exits import Exit, Stop
+from proxy.cli.install import install_service
 from proxy.cli.letters import dead
 from proxy.cli.look import status, wait_ready
 from proxy.cli.options import Verbs
@@ -92,6 +94,8 @@ for verb in (
     send_test,
     wait_ready,
     config,
+    db,
+    install_service,
     demo,
     completion,
     version,

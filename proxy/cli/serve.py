@@ -26,6 +26,7 @@ from proxy.errors import ConfigError
 if TYPE_CHECKING:
     from proxy.config import Config
     from proxy.daemon import Listeners
+    from proxy.shell.supervisor import Supervisor
 
 # aiohttp, pydantic and structlog cost 0.3 s that no other verb need pay: they are imported
 # where they are used.
@@ -87,7 +88,8 @@ async def _serve(found: Settings, options: Options, signals: list[int], *, captu
 
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, end, number)
-    loop.add_signal_handler(signal.SIGHUP, _reload, options, capture, reloads)
+    boss = supervisor(os.environ, os.getpid())
+    loop.add_signal_handler(signal.SIGHUP, _reload, options, capture, reloads, boss)
     try:
         await daemon.run(
             found.config,
@@ -95,7 +97,7 @@ async def _serve(found: Settings, options: Options, signals: list[int], *, captu
             stop,
             ready=lambda listeners: _greet(found, options, listeners),
             reloads=reloads,
-            boss=supervisor(os.environ, os.getpid()),
+            boss=boss,
             sockets=inherited(os.environ, os.getpid()),
         )
     finally:
@@ -107,15 +109,19 @@ async def _serve(found: Settings, options: Options, signals: list[int], *, captu
             signal.signal(number, signal.SIG_IGN)
 
 
-def _reload(options: Options, capture: bool, reloads: asyncio.Queue[Config]) -> None:
+def _reload(
+    options: Options, capture: bool, reloads: asyncio.Queue[Config], boss: Supervisor
+) -> None:
     import structlog
 
+    boss.reloading()
     try:
         reloads.put_nowait(_read(options, capture=capture).config)
     except ConfigError as error:
         log = structlog.get_logger()
         for problem in error.problems:
             log.warning("reload: the old configuration stays", problem=problem)
+        boss.tell("READY=1")
 
 
 def _greet(found: Settings, options: Options, listeners: Listeners) -> None:

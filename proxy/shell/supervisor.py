@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import os
 import socket
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -32,6 +33,11 @@ class Supervisor:
         with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as to:
             to.sendto("\n".join(assignments).encode(), address)
 
+    def reloading(self) -> None:
+        """A reload has begun, and ends with `READY=1`; `Type=notify-reload` wants the instant."""
+        now_us = time.clock_gettime_ns(time.CLOCK_MONOTONIC) // 1_000
+        self.tell("RELOADING=1", f"MONOTONIC_USEC={now_us}")
+
 
 def supervisor(environ: Mapping[str, str], pid: int) -> Supervisor:
     """The supervisor of this process, as its environment names it."""
@@ -42,19 +48,20 @@ def supervisor(environ: Mapping[str, str], pid: int) -> Supervisor:
     return Supervisor(environ.get("NOTIFY_SOCKET") or None, watchdog_s)
 
 
-def inherited(environ: Mapping[str, str], pid: int) -> dict[str, socket.socket]:
+def inherited(environ: Mapping[str, str], pid: int) -> dict[str, list[socket.socket]]:
     """Listening sockets opened for this process, by name; unnamed ones are called `unknown`.
 
-    Descriptors are taken over: they close with the sockets, and no child inherits them.
+    One name may stand for several, such as two addresses of one socket unit.  Descriptors are
+    taken over: they close with the sockets, and no child inherits them.
     """
     if environ.get("LISTEN_PID") != str(pid) or not environ.get("LISTEN_FDS", "").isdigit():
         return {}
     count = int(environ["LISTEN_FDS"])
     names = environ.get("LISTEN_FDNAMES", "").split(":")
-    found: dict[str, socket.socket] = {}
+    found: dict[str, list[socket.socket]] = {}
     for index in range(count):
         descriptor = FIRST_DESCRIPTOR + index
         os.set_inheritable(descriptor, False)
         name = names[index] if index < len(names) and names[index] else "unknown"
-        found[name] = socket.socket(fileno=descriptor)
+        found.setdefault(name, []).append(socket.socket(fileno=descriptor))
     return found
