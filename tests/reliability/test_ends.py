@@ -30,7 +30,7 @@ async def test_killed_at_any_instant_it_keeps_what_it_acked(tmp_path: Path) -> N
 @pytest.mark.parametrize("online", [True, False], ids=["online", "offline"])
 async def test_told_to_stop_it_ends_in_order(tmp_path: Path, online: bool) -> None:
     """Within 5 s, with 0; nothing lost, and online nothing doubled."""
-    found = await ends.stop(tmp_path, seed=2, runs=12, online=online)
+    found = await ends.stop(tmp_path, seed=2, runs=10, online=online)
 
     assert not found.problems, found
     assert max(found.ended_s) <= ENDED_S, found
@@ -38,7 +38,7 @@ async def test_told_to_stop_it_ends_in_order(tmp_path: Path, online: bool) -> No
 
 async def test_a_second_signal_hurries_and_loses_nothing(tmp_path: Path) -> None:
     """It still ends with 0; what was in flight may be doubled, and is marked."""
-    found = await ends.stop(tmp_path, seed=3, runs=6, online=True, hasty=True)
+    found = await ends.stop(tmp_path, seed=3, runs=4, online=True, hasty=True)
 
     assert not found.problems, found
     assert max(found.ended_s) <= ENDED_S, found
