@@ -100,7 +100,8 @@ class Hits:
     two of a lane at once, and a hit leaves once.
     """
 
-    def __init__(self, disk_s: float = 0.001) -> None:
+    def __init__(self, disk_s: float = 0.001, page_hits: int = PAGE_HITS) -> None:
+        self.page_hits = page_hits
         self.news = asyncio.Event()
         self.arrivals: deque[tuple[int, int]] | None = None
         self.clock: Clock = LoopClock()
@@ -155,7 +156,7 @@ class Hits:
         for hit in range(after + 1, self.last_id + 1):
             if hit in self.waiting and hit not in self.held:
                 found.append((hit, self.waiting[hit].lane))
-                if len(found) == PAGE_HITS:
+                if len(found) == self.page_hits:
                     break
         # A page is old when it arrives: what flew meanwhile may have landed and left.
         await asyncio.sleep(4 * self.disk_s)

@@ -952,10 +952,10 @@ def test_a_hit_that_overtook_is_not_read_again(disk_s: float) -> None:
     """However the reading of a page and the leaving of its hits follow each other."""
 
     async def scenario() -> None:
-        hits = Hits(disk_s)
+        hits = Hits(disk_s, page_hits=20)
         road = Road(more_s=0.1)
-        fill(hits, 3_000, lanes=3_000)
-        async with driving(hits, road, Policy(concurrency=40)):
+        fill(hits, 500, lanes=500)
+        async with driving(hits, road, Policy(concurrency=8)):
             for number in range(10**6, 10**6 + 800):
                 hits.add(number, request(f"f{number}", number))
                 await asyncio.sleep(0.01 + disk_s / 4)
@@ -1213,7 +1213,7 @@ class Chaos:
 
     def __init__(self, seed: int) -> None:
         self.drawn = random.Random(seed)
-        self.hits = Hits(disk_s=self.drawn.choice([0.0, 0.001, 0.05]))
+        self.hits = Hits(self.drawn.choice([0.0, 0.001, 0.05]), self.drawn.choice([3, 50, 1_000]))
         self.road = Road(self.says, lambda: REFUSED if self.mood == "down" else None, more_s=0.05)
         self.mood = "well"
         self.dropped: set[int] = set()
