@@ -519,7 +519,7 @@ async def test_stopping_lets_land_what_lands_and_keeps_the_rest(
 
 
 async def test_stopping_is_at_once_when_nothing_flies(queue: Queue, adobe: FakeCollector) -> None:
-    """Idle, offline, or with a probe under way that nobody answers."""
+    """Even with hits that wait out an outage."""
     loop = asyncio.get_running_loop()
     await adobe.cut()
     async with draining(queue, adobe) as drain:
@@ -1037,6 +1037,37 @@ def test_a_queue_that_cannot_be_read_is_read_later() -> None:
             await asyncio.sleep(5)
             began = now()
         assert now() - began < 0.1
+
+    simulated.run(scenario())
+
+
+def test_a_hit_that_could_not_be_fetched_is_fetched_later() -> None:
+    """Its lane is not forgotten, though nothing else happens."""
+
+    async def scenario() -> None:
+        hits = Hits()
+        async with driving(hits, Road()):
+            fill_told(hits, 10, 5)
+            await drained(hits)
+            hits.refusals = 1
+            hits.add(1, request("home", 1))
+            await drained(hits, 10)
+        assert hits.refusals == 0
+
+    simulated.run(scenario())
+
+
+def test_stopping_waits_for_no_probe() -> None:
+    """A probe nobody answers is nothing a hit's outcome hangs on."""
+
+    async def scenario() -> None:
+        hits = Hits()
+        fill(hits, 10, 5)
+        road = Road(lambda _: REFUSED, lambda: REFUSED, rtt_s=8.0)
+        async with driving(hits, road):
+            await comes(lambda: bool(road.probed))
+            stopped = now()
+        assert now() - stopped < 0.1
 
     simulated.run(scenario())
 
