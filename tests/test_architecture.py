@@ -70,6 +70,9 @@ CLIENT_OF_ADOBE = "proxy.shell.upstream"
 SERVER_SIDE = (
     "aiohttp.web",
     "aiohttp.http_exceptions",
+    "aiohttp.http_parser",
+    "aiohttp.streams",
+    "aiohttp.HttpVersion",
     "aiohttp.HttpVersion10",
     "aiohttp.HttpVersion11",
 )
