@@ -1,36 +1,46 @@
 """`trackoffline demo`: an outage in half a minute, on loopback only.
 
 Rule: everything shown is real: the daemon is a process of its own that is killed with
-SIGKILL, the collection server is the scriptable fake the tests use, and the last lines
-are checked, not recited.
-Non-rule: nothing leaves this machine and nothing is left on it.
+SIGKILL while apps are sending, the collection server is the scriptable fake the tests use,
+and the last lines are checked, not recited.
+Rule: nothing leaves this machine, whatever its environment configures, and nothing is left
+on it, however the demo ends (but by a SIGKILL of its own).
+Non-rule: no library of ours in the apps: a hit is a line and a 200.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
+import os
 import random
 import signal
 import socket
 import sys
 import tempfile
 import time
-import urllib.error
-import urllib.request
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
+from proxy.errors import TrackofflineError
 from proxy.fake import FakeCollector, latency, ok
 
 VISITORS = ("Anna", "Ben", "Chloe", "Dario", "Emi")
 PAGES = ("Home", "Search", "Product", "Basket", "Checkout", "Thanks")
-ONLINE_HITS, OFFLINE_HITS, LATER_HITS = 25, 150, 25
+# Page views of each visitor while the link is up, and while it is down.
+ONLINE, OFFLINE = 5, 35
+TOTAL = len(VISITORS) * (ONLINE + OFFLINE)
+KILL_AT = len(VISITORS) * (ONLINE + OFFLINE // 2)
+
+MOST_S = 28.0  # a demo that hangs has failed
+AGAIN_S = 0.05
 
 CONFIG = """
 [listen]
@@ -44,195 +54,290 @@ timestamps = "optional"
 [queue]
 path = "{queue}"
 min_free_disk = "0B"
-[drain]
-concurrency = 4
 [log]
 level = "error"
 """
 
 
-@dataclass
-class Sent:
-    """The hits a visitor got a 200 for: their names in order, and the second of each."""
-
-    names: list[str] = field(default_factory=list)
-    seconds: list[int] = field(default_factory=list)
+class DemoError(TrackofflineError):
+    """The demo could not be played to its end."""
 
 
-class Stage:
-    """The daemon, the apps in front of it, and what they were promised."""
+@dataclass(slots=True)
+class Visitor:
+    """An app in a visitor's hands: sends each hit again until it gets its 200.
 
-    def __init__(self, folder: Path, server: str, seed: int) -> None:
-        self.listen, self.admin = _free_port(), _free_port()
-        self.config = folder / "demo.toml"
-        self.config.write_text(
+    `kept` names the hits that got it; `seconds` are those in which each may have been
+    received, from the first try on: a hit whose answer was lost is on disk since then.
+    """
+
+    name: str
+    random: random.Random
+    kept: list[str] = field(default_factory=list)
+    seconds: list[range] = field(default_factory=list)
+    unanswered: int = 0
+
+    async def browse(self, port: int, hits: int, tell: Callable[[], None]) -> None:
+        for _ in range(hits):
+            await asyncio.sleep(self.random.uniform(0.02, 0.12))
+            name = f"{self.name}.{len(self.kept) + 1}"
+            target = self._page_view(name)
+            before = int(time.time())
+            while (answer := await _get(port, target))[0] != 200:
+                if answer[0]:
+                    raise DemoError(f"a hit was answered {answer[0]}")
+                self.unanswered += 1
+                await asyncio.sleep(AGAIN_S)
+            self.kept.append(name)
+            self.seconds.append(range(before, int(time.time()) + 1))
+            tell()
+
+    def _page_view(self, name: str) -> str:
+        page = PAGES[len(self.kept) % len(PAGES)]
+        now = time.localtime()
+        # Months from 0, Sunday is 0, minutes west of Greenwich: what JavaScript's Date says.
+        moment = (
+            f"{now.tm_mday}/{now.tm_mon - 1}/{now.tm_year}"
+            f" {now.tm_hour}:{now.tm_min}:{now.tm_sec}"
+            f" {(now.tm_wday + 1) % 7} {-now.tm_gmtoff // 60}"
+        )
+        return (
+            f"/b/ss/demo/1/JS-2.27.0/s{self.random.randrange(10**13):013}"
+            f"?AQB=1&ndh=1&pf=1&t={quote(moment, safe='')}&vid={self.name}&ce=UTF-8&pageName={page}"
+            f"&g=https%3A%2F%2Fshop.example%2F{page.lower()}&c1={name}&AQE=1"
+        )
+
+
+class Daemon:
+    """`trackoffline serve` as a process of its own, always at the same addresses."""
+
+    def __init__(self, folder: Path, server: str) -> None:
+        self.listen, self.admin = _free_ports()
+        self._config = folder / "demo.toml"
+        self._config.write_text(
             CONFIG.format(
                 listen=self.listen, admin=self.admin, server=server, queue=folder / "hits.db"
             ),
             encoding="utf-8",
         )
-        self.random = random.Random(seed)  # noqa: S311 - a play, not a secret
-        self.sent = {name: Sent() for name in VISITORS}
-        self.process: asyncio.subprocess.Process | None = None
+        self._process: asyncio.subprocess.Process | None = None
 
     async def start(self) -> None:
-        self.process = await asyncio.create_subprocess_exec(
-            sys.executable, "-m", "proxy", "serve", "--config", str(self.config)
+        """Start it, and wait until it can keep a hit."""
+        self._process = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-m", "proxy", "serve", "--config", str(self._config)),
+            cwd=Path(__file__).parents[1],  # `-m proxy` is this one, wherever we were called
+            env=_environ(),
+            start_new_session=True,  # Ctrl-C is for us; the daemon ends as we say
         )
-        for _ in range(200):
-            if (await _get(f"http://127.0.0.1:{self.admin}/readyz"))[0] == 200:
-                return
-            await asyncio.sleep(0.05)
-        raise RuntimeError("the daemon did not become ready")
+        while (await _get(self.admin, "/readyz"))[0] != 200:
+            if self._process.returncode is not None:
+                raise DemoError(f"the daemon ended with {self._process.returncode}")
+            await asyncio.sleep(AGAIN_S)
 
     async def end(self, how: signal.Signals) -> None:
-        if self.process is not None and self.process.returncode is None:
-            self.process.send_signal(how)
-            await self.process.wait()
-
-    async def send(self, hits: int) -> AsyncIterator[str]:
-        """Page views of several visitors; yields each name once it got its 200."""
-        for _ in range(hits):
-            visitor = self.random.choice(VISITORS)
-            sent = self.sent[visitor]
-            name = f"{visitor}.{len(sent.names) + 1}"
-            page = PAGES[len(sent.names) % len(PAGES)]
-            url = (
-                f"http://127.0.0.1:{self.listen}/b/ss/demo/1/JS-2.27.0/s{self.random.randrange(10**13)}"
-                f"?AQB=1&ndh=1&pf=1&vid={visitor}&ce=UTF-8&pageName={page}&c1={name}&AQE=1"
-            )
-            before = int(time.time())
-            status, _ = await _get(url)
-            if status != 200:
-                raise RuntimeError(f"a hit was answered {status}")
-            sent.names.append(name)
-            sent.seconds.append(before)
-            yield name
+        if self._process is not None and self._process.returncode is None:
+            self._process.send_signal(how)
+            await self._process.wait()
 
     async def status(self) -> dict[str, Any]:
-        _, body = await _get(f"http://127.0.0.1:{self.admin}/api/v1/status")
+        _, body = await _get(self.admin, "/api/v1/status")
         found: dict[str, Any] = json.loads(body)
         return found
 
 
-async def _get(url: str) -> tuple[int, bytes]:
-    """Status and body, as an app without any library of ours would get them; 0 for no answer."""
+def _environ() -> dict[str, str]:
+    """Ours without what would configure the daemon: its hits must not go to a real server."""
+    return {
+        name: value
+        for name, value in os.environ.items()
+        if not name.upper().startswith("TRACKOFFLINE_") and name != "NOTIFY_SOCKET"
+    }
 
-    def ask() -> tuple[int, bytes]:
-        opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-        try:
-            with opener.open(url, timeout=10) as answer:
-                return answer.status, answer.read()
-        except urllib.error.HTTPError as error:
-            return error.code, b""
-        except OSError:
-            return 0, b""
 
-    return await asyncio.to_thread(ask)
+async def _get(port: int, target: str) -> tuple[int, bytes]:
+    """Status and body of what a port on this machine answers; 0 when it does not."""
+    request = f"GET {target} HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\nConnection: close\r\n\r\n"
+    try:
+        async with asyncio.timeout(10):
+            reader, writer = await asyncio.open_connection("127.0.0.1", port)
+            try:
+                writer.write(request.encode())
+                answer = await reader.read()
+            finally:
+                writer.close()
+    except OSError:
+        return 0, b""
+    head, whole, body = answer.partition(b"\r\n\r\n")
+    return (int(head.split(None, 2)[1]) if whole else 0), body
 
 
 async def play(console: Console, seed: int = 1) -> bool:
     """The whole demonstration; whether every promise was kept."""
-    with tempfile.TemporaryDirectory(prefix="trackoffline-demo-") as name:
+    with tempfile.TemporaryDirectory(prefix="trackoffline-demo-") as folder:
         async with FakeCollector() as adobe:
             adobe.always(latency(0.03) | ok())
-            stage = Stage(Path(name), adobe.url, seed)
+            daemon = Daemon(Path(folder), adobe.url)
+            visitors = [
+                Visitor(name, random.Random(seed + number))  # noqa: S311 - a play, no secret
+                for number, name in enumerate(VISITORS)
+            ]
             try:
-                return await _play(console, adobe, stage)
+                async with asyncio.timeout(MOST_S):
+                    return await _play(console, adobe, daemon, visitors)
+            except TimeoutError as error:
+                raise DemoError(f"the demo did not end within {MOST_S:g} s") from error
             finally:
-                await stage.end(signal.SIGKILL)
+                await daemon.end(signal.SIGKILL)
 
 
-async def _play(console: Console, adobe: FakeCollector, stage: Stage) -> bool:
-    total = ONLINE_HITS + OFFLINE_HITS + LATER_HITS
-    console.print(f"[bold]1[/] A fake collection server listens at {adobe.url}.")
-    await stage.start()
-    console.print(f"[bold]2[/] trackoffline takes hits at http://127.0.0.1:{stage.listen}.")
-    await _send(console, stage, ONLINE_HITS, "online: hits answered")
-    await adobe.wait_for(ONLINE_HITS, timeout=15, answered=True)
-    console.print(f"  {ONLINE_HITS} hits of {len(VISITORS)} visitors, delivered as they came.")
+async def _play(
+    console: Console, adobe: FakeCollector, daemon: Daemon, visitors: list[Visitor]
+) -> bool:
+    def say(number: int, words: str) -> None:
+        console.print(f"[bold]{number}[/] {words}")
+
+    say(1, f"A fake collection server listens at {adobe.url}.")
+    await daemon.start()
+    say(2, f"trackoffline takes hits at http://127.0.0.1:{daemon.listen}.")
+    async with _browsing(console, daemon, visitors, ONLINE):
+        pass
+    await adobe.wait_for(len(VISITORS) * ONLINE, timeout=MOST_S, answered=True)
+    console.print(f"  {adobe.counts.answered} hits of {len(visitors)} visitors went through.")
 
     await adobe.cut()
-    console.print("[bold]3[/] The link is cut. Apps notice nothing:")
-    await _send(console, stage, OFFLINE_HITS, "offline: hits answered")
-    status = await stage.status()
-    console.print(f"  state {status['state']}, {status['waiting']} hits wait on disk.")
-
-    await stage.end(signal.SIGKILL)
-    console.print("[bold]4[/] kill -9. The daemon is gone, in the middle of everything.")
-    await stage.start()
-    status = await stage.status()
-    console.print(f"  Started again: {status['waiting']} hits still wait.")
-    await _send(console, stage, LATER_HITS, "offline: hits answered")
+    say(3, "The link is cut. The apps notice nothing.")
+    async with _browsing(console, daemon, visitors, OFFLINE) as half:
+        await half.wait()
+        status = await daemon.status()
+        console.print(f"  State {status['state']}: {status['waiting']} hits wait on disk.")
+        await daemon.end(signal.SIGKILL)
+        say(4, "kill -9, while the apps are sending.")
+        await daemon.start()
+        status = await daemon.status()
+        console.print(f"  Started again: {status['waiting']} hits wait on disk.")
+    again = sum(visitor.unanswered > 0 for visitor in visitors)
+    console.print(f"  {again} apps got no answer meanwhile, and sent the hit again.")
+    status = await daemon.status()
+    console.print(f"  All hits are answered, {status['waiting']} wait on disk.")
 
     await adobe.restore()
-    console.print("[bold]5[/] The link is back.")
+    say(5, "The link is back.")
     with _bar(console) as bar:
-        task = bar.add_task("draining", total=total, completed=ONLINE_HITS)
-        while (status := await stage.status())["delivered"] < total and status["waiting"]:
+        task = bar.add_task("delivered", total=TOTAL)
+        while (status := await daemon.status())["waiting"]:
             bar.update(task, completed=status["delivered"])
-            await asyncio.sleep(0.1)
+            await asyncio.sleep(AGAIN_S)
         bar.update(task, completed=status["delivered"])
-    await stage.end(signal.SIGTERM)
-    return _judge(console, adobe, stage, status)
+    console.print(f"  {status['delivered']} hits are delivered, {status['waiting']} wait.")
+    await daemon.end(signal.SIGTERM)
+    say(6, "What the collection server has, against what was promised:")
+    return _judge(console, adobe, visitors, status)
 
 
-async def _send(console: Console, stage: Stage, hits: int, label: str) -> None:
+@contextlib.asynccontextmanager
+async def _browsing(
+    console: Console, daemon: Daemon, visitors: list[Visitor], hits: int
+) -> AsyncIterator[asyncio.Event]:
+    """Every visitor sends so many hits meanwhile; the event: it is time to kill."""
+    half = asyncio.Event()
     with _bar(console) as bar:
-        task = bar.add_task(label, total=hits)
-        async for _ in stage.send(hits):
+        task = bar.add_task("answered 200", total=len(visitors) * hits)
+
+        def tell() -> None:
             bar.advance(task)
+            if sum(len(visitor.kept) for visitor in visitors) >= KILL_AT:
+                half.set()
+
+        try:
+            async with asyncio.TaskGroup() as apps:
+                for visitor in visitors:
+                    apps.create_task(visitor.browse(daemon.listen, hits, tell))
+                yield half
+        except ExceptionGroup as error:
+            raise error.exceptions[0] from error
 
 
 def _bar(console: Console) -> Progress:
+    """A bar for someone who watches; in a file its frames would be noise."""
     return Progress(
         TextColumn("  {task.description}"),
         BarColumn(),
         MofNCompleteColumn(),
-        TimeRemainingColumn(),
         console=console,
+        disable=not console.is_terminal,
     )
 
 
-def _judge(console: Console, adobe: FakeCollector, stage: Stage, status: dict[str, Any]) -> bool:
+def _judge(
+    console: Console, adobe: FakeCollector, visitors: list[Visitor], status: dict[str, Any]
+) -> bool:
     """Hold what the collection server got against what the apps were promised."""
-    arrived: dict[str, list[tuple[str, int]]] = {name: [] for name in VISITORS}
+    arrived: dict[str, list[str]] = {visitor.name: [] for visitor in visitors}
+    seconds = {}
     for hit in adobe.received:
-        visitor, name, ts = (hit.param(key) or b"" for key in (b"vid", b"c1", b"ts"))
-        arrived[visitor.decode()].append((name.decode(), int(ts)))
-    promised = sum(len(sent.names) for sent in stage.sent.values())
-    names = [name for hits in arrived.values() for name, _ in hits]
-    order = all(
-        [name for name, _ in arrived[visitor]] == sent.names for visitor, sent in stage.sent.items()
-    )
-    time_right = all(
-        0 <= ts - second <= 1
-        for visitor, sent in stage.sent.items()
-        for (_, ts), second in zip(arrived[visitor], sent.seconds, strict=False)
-    )
-    claims = {
-        f"{promised} hits were answered 200, {len(set(names))} arrived": len(set(names))
-        == promised,
-        f"{len(names) - len(set(names))} arrived twice": len(names) == len(set(names)),
-        "each visitor's hits arrived in their order": order,
-        "each hit carries the second at which it happened": time_right,
-        "accepted {accepted} = waiting {waiting} + delivered {delivered} + dead {dead}"
-        " + expired {expired} + discarded {discarded}".format(**status): status["balanced"],
+        who, name, ts = ((hit.param(key) or b"").decode() for key in (b"vid", b"c1", b"ts"))
+        arrived.setdefault(who, []).append(name)
+        seconds[name] = int(ts or 0)
+    promised = {
+        name: window
+        for visitor in visitors
+        for name, window in zip(visitor.kept, visitor.seconds, strict=True)
     }
-    console.print("[bold]6[/] What the collection server has, against what was promised:")
+    lost = len(promised.keys() - seconds.keys())
+    twice = len(adobe.received) - len(seconds)
+    claims = {
+        f"{len(promised)} hits got their 200, {lost} of them are lost": lost == 0
+        and len(promised) == TOTAL,
+        f"{twice} arrived twice": twice == 0,
+        "each visitor's hits arrived in their order": all(
+            arrived[visitor.name] == visitor.kept for visitor in visitors
+        ),
+        "each hit carries the second at which it happened": all(
+            seconds.get(name, 0) in window for name, window in promised.items()
+        ),
+        "accepted {accepted} = waiting {waiting} + delivered {delivered} + dead {dead}"
+        " + expired {expired} + discarded {discarded}".format(**status): status["balanced"]
+        and status["accepted"] == status["delivered"] == len(promised),
+    }
+    yes, no = ("✓", "✗") if console.encoding.startswith("utf") else ("yes:", "NO:")
     for claim, holds in claims.items():
-        console.print(f"  {'[green]✓[/]' if holds else '[red]✗[/]'} {claim}")
+        console.print(f"  [green]{yes}[/] {claim}" if holds else f"  [red]{no}[/] {claim}")
     return all(claims.values())
 
 
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+def _free_ports() -> tuple[int, int]:
+    # Held together, so that they differ.
+    with (
+        socket.create_server(("127.0.0.1", 0)) as one,
+        socket.create_server(("127.0.0.1", 0)) as other,
+    ):
+        return one.getsockname()[1], other.getsockname()[1]
+
+
+async def _until_told(console: Console, told: list[int]) -> bool:
+    """Play it; the first signal to end ends it in order, and is noted in `told`."""
+    playing = asyncio.ensure_future(play(console))
+
+    def end(number: int) -> None:
+        if not told:  # a second one must not end the tidying up
+            playing.cancel()
+        told.append(number)
+
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) is not signal.SIG_IGN:  # as nohup wants it
+            asyncio.get_running_loop().add_signal_handler(number, end, number)
+    try:
+        return await playing
+    except asyncio.CancelledError:
+        return False
 
 
 def main(*, color: bool | None = None) -> int:
     """Play it on standard output; 0 when every promise was kept."""
     console = Console(force_terminal=color, highlight=False)
-    return 0 if asyncio.run(play(console)) else 1
+    told: list[int] = []
+    kept = asyncio.run(_until_told(console, told))
+    if told:
+        signal.raise_signal(told[0])  # all is tidy: now as if we had never caught it
+    return 0 if kept else 1
