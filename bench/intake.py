@@ -1,45 +1,34 @@
 """Durable intake against the same aiohttp application that stores nothing.
 
-python -m bench.intake [--rounds 5] [--seconds 4] [--connections 64] [--smoke]
+    python -m bench.intake [--rounds 5] [--seconds 4] [--connections 64] [--naive]
+
+Three tables: at full load; at half of its own peak rate; one connection, one hit at a time
+(beside it, what an fsync costs on this disk).  `--under DIRECTORY` chooses the disk.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
-import subprocess
-import sys
+import os
+import statistics
+import time
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 
 from bench import measure
+from bench.measure import ratios, spread
 
-PORT = 18_277
 
-
-def load(
-    pid: int, port: int, connections: int, seconds: float, rate: float = 0
-) -> dict[str, float]:
-    """One stretch of load against a server, and the server's CPU a hit in µs."""
-    before = measure.cpu_s(pid)
-    out = subprocess.run(
-        [
-            sys.executable,
-            "-m",
-            "bench.load",
-            str(port),
-            str(connections),
-            str(seconds),
-            f"--rate={rate}",
-        ],
-        check=True,
-        capture_output=True,
-        cwd=Path(__file__).parent.parent,
-    ).stdout
-    found: dict[str, float] = json.loads(out)
-    found["rate"] = found["hits"] / found["seconds"]
-    found["cpu_us"] = (measure.cpu_s(pid) - before) / found["hits"] * 1e6
+def fsync_ms(folder: Path, count: int) -> list[float]:
+    """What it takes to put 8 KiB on the disk behind a file, as a commit does."""
+    found = []
+    with (folder / "fsync").open("wb", buffering=0) as file:
+        for _ in range(count):
+            began = time.perf_counter()
+            file.write(bytes(8192))
+            os.fdatasync(file.fileno())
+            found.append((time.perf_counter() - began) * 1e3)
     return found
 
 
@@ -49,46 +38,77 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=4.0)
     parser.add_argument("--connections", type=int, default=64)
     parser.add_argument("--naive", action="store_true", help="also the naive script")
+    parser.add_argument("--under", type=Path, help="a directory on the disk to be measured")
     parser.add_argument("--smoke", action="store_true")
     args = parser.parse_args()
     if args.smoke:
-        args.rounds, args.seconds = 1, 0.5
-    rows: dict[str, list[dict[str, float]]] = {}
+        args.rounds, args.seconds = 1, 0.3
     with ExitStack() as stack:
-        folder = stack.enter_context(measure.folder())
-        servers = {}
-        base = stack.enter_context(measure.process("-m", "bench.servers", "nothing", str(PORT)))
-        servers["stores nothing"] = (base, PORT)
-        ours = stack.enter_context(measure.daemon(PORT + 10, folder))
-        servers["trackoffline"] = (ours, PORT + 10)
-        if args.naive:
-            naive = stack.enter_context(
-                measure.process("-m", "bench.servers", "naive", str(PORT + 1), str(folder / "n.db"))
+        folder = stack.enter_context(measure.folder(args.under))
+        servers: dict[str, tuple[int, int]] = {}
+
+        def serve(name: str, kind: str, *more: str) -> None:
+            port = measure.free_port()
+            child = stack.enter_context(
+                measure.process("-m", "bench.servers", kind, str(port), *more)
             )
-            servers["naive"] = (naive, PORT + 1)
+            servers[name] = child.pid, port
+
+        serve("stores nothing", "nothing")
+        port = measure.free_port()
+        servers["trackoffline"] = stack.enter_context(measure.daemon(port, folder)).pid, port
+        if args.naive:
+            serve("naive", "naive", str(folder / "naive.db"))
         for _, port in servers.values():
             url = f"http://127.0.0.1:{port}/b/ss/opt/1/x/0?a=b"
             measure.wait_for(partial(measure.answers, url))
-        for _ in range(args.rounds):
-            for name, (child, port) in servers.items():
-                rows.setdefault(name, []).append(
-                    load(child.pid, port, args.connections, args.seconds)
-                )
-        base_rows = rows["stores nothing"]
-        print(f"{args.connections} connections, {args.rounds} rounds of {args.seconds} s")
-        print("| server | hits/s | of the base | CPU µs a hit | of the base | p50 ms | p99 ms |")
-        print("|---|---|---|---|---|---|---|")
-        for name, found in rows.items():
-            rate = [row["rate"] for row in found]
-            cpu = [row["cpu_us"] for row in found]
-            print(
-                f"| {name} | {measure.spread(rate, 0)} "
-                f"| {measure.spread(measure.ratios(rate, [row['rate'] for row in base_rows]))} "
-                f"| {measure.spread(cpu, 1)} "
-                f"| {measure.spread(measure.ratios(cpu, [row['cpu_us'] for row in base_rows]))} "
-                f"| {measure.spread([row['p50_ms'] for row in found], 1)} "
-                f"| {measure.spread([row['p99_ms'] for row in found], 1)} |"
-            )
+        peak = compare(servers, args.rounds, args.seconds, args.connections)
+        half = [
+            measure.load(*servers["trackoffline"], args.connections, args.seconds, rate)["p99_ms"]
+            for rate in [peak / 2] * args.rounds
+        ]
+        print(f"\np99 at half of that rate ({peak / 2:.0f} hits/s): {spread(half, 1)} ms\n")
+        alone(servers, folder, args.rounds, args.seconds)
+
+
+def compare(
+    servers: dict[str, tuple[int, int]], rounds: int, seconds: float, connections: int
+) -> float:
+    """Full load; our median rate."""
+    rows: dict[str, list[dict[str, float]]] = {name: [] for name in servers}
+    for turn in range(rounds):
+        names = list(servers)
+        for name in names[turn % len(names) :] + names[: turn % len(names)]:
+            rows[name].append(measure.load(*servers[name], connections, seconds))
+    base = rows["stores nothing"]
+    print(f"{connections} connections, {rounds} rounds of {seconds} s")
+    measure.table("server", "hits/s", "of the base", "CPU µs a hit", "of the base", "p50", "p99 ms")
+    for name, found in rows.items():
+        rate, cpu = [row["rate"] for row in found], [row["cpu_us"] for row in found]
+        measure.row(
+            name,
+            spread(rate, 0),
+            spread(ratios(rate, [row["rate"] for row in base])),
+            spread(cpu, 1),
+            spread(ratios(cpu, [row["cpu_us"] for row in base])),
+            spread([row["p50_ms"] for row in found], 1),
+            spread([row["p99_ms"] for row in found], 1),
+        )
+    return statistics.median(row["rate"] for row in rows["trackoffline"])
+
+
+def alone(servers: dict[str, tuple[int, int]], folder: Path, rounds: int, seconds: float) -> None:
+    """One connection: what storing adds to an answer, in fsyncs."""
+    measure.table("one connection", "added ms (p50)", "an fsync ms", "added / fsync")
+    added, syncs = [], []
+    for _ in range(rounds):
+        ours, base = (
+            measure.load(*servers[name], 1, seconds)["p50_ms"]
+            for name in ("trackoffline", "stores nothing")
+        )
+        added.append(ours - base)
+        syncs.append(statistics.median(fsync_ms(folder, 200)))
+    measure.row("", spread(added), spread(syncs), spread(ratios(added, syncs)))
 
 
 if __name__ == "__main__":

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import signal
+import socket
 import statistics
 import subprocess
 import sys
@@ -15,6 +17,7 @@ import urllib.request
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
+ROOT = Path(__file__).resolve().parent.parent
 TICK_S = 1 / os.sysconf("SC_CLK_TCK")
 
 
@@ -43,6 +46,16 @@ def rss_mb(pid: int) -> float:
     return 0.0
 
 
+def wake_ups(pid: int) -> int:
+    """How often a process went to sleep of itself, its threads included: each was woken."""
+    found = 0
+    for task in Path(f"/proc/{pid}/task").iterdir():
+        for line in (task / "status").read_text(encoding="ascii").splitlines():
+            if line.startswith("voluntary_ctxt_switches:"):
+                found += int(line.split()[1])
+    return found
+
+
 def written_bytes(pid: int) -> int:
     """Bytes a process caused to be written to disk."""
     for line in Path(f"/proc/{pid}/io").read_text(encoding="ascii").splitlines():
@@ -52,14 +65,16 @@ def written_bytes(pid: int) -> int:
 
 
 @contextlib.contextmanager
-def process(*argv: str, cwd: Path | None = None) -> Iterator[subprocess.Popen[bytes]]:
+def process(
+    *argv: str, cwd: Path | None = None, env: dict[str, str] | None = None
+) -> Iterator[subprocess.Popen[bytes]]:
     """A Python process of this environment, ended with the block."""
     with subprocess.Popen(
         [sys.executable, *argv],
         cwd=cwd,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
-        env={**os.environ, "PYTHONPATH": str(Path(__file__).parent.parent)},
+        env={**os.environ, "PYTHONPATH": str(ROOT), **(env or {})},
     ) as child:
         try:
             yield child
@@ -79,6 +94,8 @@ address = "127.0.0.1:{admin}"
 {upstream}
 [suites.known.opt]
 timestamps = "optional"
+[retry]
+max = "15s"
 [queue]
 path = "hits.db"
 max_hits = 100_000_000
@@ -100,6 +117,7 @@ def daemon(
     server: str | None = None,
     concurrency: int = 64,
     keep: str = "24h",
+    env: dict[str, str] | None = None,
 ) -> Iterator[subprocess.Popen[bytes]]:
     """A real daemon in `folder`, ready; its admin port is `port + 1`."""
     upstream = f'[upstream]\nserver = "{server}"' if server else ""
@@ -110,10 +128,66 @@ def daemon(
         ),
         encoding="utf-8",
     )
-    os.environ["STATE_DIRECTORY"] = str(folder)
-    with process("-m", "proxy", "serve", "--config", str(config)) as child:
+    env = {"STATE_DIRECTORY": str(folder), **(env or {})}
+    with process("-m", "proxy", "serve", "--config", str(config), env=env) as child:
         wait_for(lambda: answers(f"http://127.0.0.1:{port + 1}/readyz"), child)
         yield child
+
+
+def status(port: int) -> dict[str, int]:
+    """What the daemon says of itself on its admin port."""
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}/api/v1/status", timeout=10) as response:
+        found: dict[str, int] = json.load(response)
+    return found
+
+
+def free_port() -> int:
+    """A port that is free now, and the one after it."""
+    while True:
+        with socket.socket() as one, socket.socket() as other:
+            one.bind(("127.0.0.1", 0))
+            port: int = one.getsockname()[1]
+            try:
+                other.bind(("127.0.0.1", port + 1))
+            except OSError:
+                continue
+            return port
+
+
+def load(
+    pid: int, port: int, connections: int, seconds: float, rate: float = 0
+) -> dict[str, float]:
+    """One stretch of load against a server, and the server's CPU a hit in µs."""
+    before = cpu_s(pid)
+    found: dict[str, float] = json.loads(
+        subprocess.run(
+            [
+                sys.executable,
+                "-m",
+                "bench.load",
+                str(port),
+                str(connections),
+                str(seconds),
+                f"--rate={rate}",
+            ],
+            check=True,
+            capture_output=True,
+            cwd=ROOT,
+        ).stdout
+    )
+    found["rate"] = found["hits"] / found["seconds"]
+    found["cpu_us"] = (cpu_s(pid) - before) / found["hits"] * 1e6
+    return found
+
+
+def table(*head: str) -> None:
+    """The head of a table of the report."""
+    row(*head)
+    row(*("---" for _ in head))
+
+
+def row(*cells: object) -> None:
+    print("|", " | ".join(str(cell) for cell in cells), "|", flush=True)
 
 
 def answers(url: str) -> bool:
