@@ -1057,6 +1057,79 @@ def test_a_hit_that_could_not_be_fetched_is_fetched_later() -> None:
     simulated.run(scenario())
 
 
+@pytest.mark.parametrize("what", ["dropped", "stopped", "paused", "started over"])
+def test_what_happens_while_a_hit_is_fetched_is_in_time(what: str) -> None:
+    """Taken from its lane is not sent: the last moment to change one's mind is the send."""
+
+    async def scenario() -> None:
+        hits = Hits(disk_s=0.1)
+        road = Road()
+        async with driving(hits, road) as drain:
+            fill_told(hits, 10, 5)
+            await drained(hits)
+            await asyncio.sleep(1)
+            hits.add(1, request("home", 1))
+            await asyncio.sleep(0.05)  # half the time it takes to fetch it
+            match what:
+                case "dropped":
+                    hits.drop(hits.last_id)
+                case "paused":
+                    drain.pause(True)
+                case "started over":
+                    drain.start_over()
+                case _:
+                    drain.stop()
+            await asyncio.sleep(0.1)
+            assert len(road.sent) == 10
+            drain.pause(False)
+            await asyncio.sleep(2)
+        assert len(road.sent) == (10 if what in {"dropped", "stopped"} else 11)
+
+    simulated.run(scenario())
+
+
+@pytest.mark.parametrize("told", [False, True])
+def test_one_hits_own_retry_after_is_waited_out_unless_a_person_says_now(told: bool) -> None:
+    """An error with Retry-After holds back its hit, and no other."""
+
+    async def scenario() -> None:
+        hits = Hits()
+        failing = Reply(500, ((b"retry-after", b"600"),))
+        road = Road(lambda sent: failing if name(sent) == "failing" and now() < 10 else GIF)
+        async with driving(hits, road) as drain:
+            fill_told(hits, 100, 50)
+            hits.add(99, request("failing", 99))
+            for number in range(100):
+                hits.add(number % 50, request("p", number % 50))
+                await asyncio.sleep(0.1)
+            if told:
+                drain.retry()
+            await drained(hits)
+        first, second = (at for at, sent in road.sent if name(sent) == "failing")
+        assert second - first < 11 if told else second - first >= 600
+        assert len(hits.taken) == 201
+
+    simulated.run(scenario())
+
+
+def test_a_clock_that_was_set_is_noted_although_nothing_is_sent() -> None:
+    """With the next hit at the latest: the restart that follows may be of the whole machine."""
+
+    async def scenario() -> None:
+        hits = Hits()
+        clock = simulated.LoopClock()
+        hits.clock = clock
+        async with driving(hits, Road(lambda _: REFUSED, lambda: REFUSED)):
+            hits.add(1, request("before", 1))
+            await asyncio.sleep(20)
+            clock.ahead_s = 3_600
+            hits.add(1, request("after", 1))
+            await asyncio.sleep(0.1)
+            assert hits.boots.offsets[1] == clock.wall_ms() - clock.ms()
+
+    simulated.run(scenario())
+
+
 def test_stopping_waits_for_no_probe() -> None:
     """A probe nobody answers is nothing a hit's outcome hangs on."""
 
