@@ -76,6 +76,10 @@ class Sending:
             self._free.append(slot)
             self._write(slot, self.SLOT.pack(0))
 
+    @property
+    def count(self) -> int:
+        return len(self._slots)
+
     def marked(self) -> frozenset[int]:
         # Called in the writer's thread; a copy of the keys is one step under the GIL.
         return frozenset(list(self._slots))
