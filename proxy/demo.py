@@ -41,6 +41,7 @@ KILL_AT = len(VISITORS) * (ONLINE + OFFLINE // 2)
 
 MOST_S = 28.0  # a demo that hangs has failed
 AGAIN_S = 0.05
+ENDS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 CONFIG = """
 [listen]
@@ -125,7 +126,7 @@ class Daemon:
     async def start(self) -> None:
         """Start it, and wait until it can keep a hit."""
         self._process = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-m", "proxy", "serve", "--config", str(self._config)),
+            *(sys.executable, "-m", "proxy", "--quiet", "serve", "--config", str(self._config)),
             cwd=Path(__file__).parents[1],  # `-m proxy` is this one, wherever we were called
             env=_environ(),
             start_new_session=True,  # Ctrl-C is for us; the daemon ends as we say
@@ -317,16 +318,19 @@ def _free_ports() -> tuple[int, int]:
 
 async def _until_told(console: Console, told: list[int]) -> bool:
     """Play it; the first signal to end ends it in order, and is noted in `told`."""
+    loop = asyncio.get_running_loop()
     playing = asyncio.ensure_future(play(console))
 
     def end(number: int) -> None:
-        if not told:  # a second one must not end the tidying up
-            playing.cancel()
         told.append(number)
+        for each in ENDS:  # nothing more may end the tidying up
+            loop.remove_signal_handler(each)
+            signal.signal(each, signal.SIG_IGN)
+        playing.cancel()
 
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+    for number in ENDS:
         if signal.getsignal(number) is not signal.SIG_IGN:  # as nohup wants it
-            asyncio.get_running_loop().add_signal_handler(number, end, number)
+            loop.add_signal_handler(number, end, number)
     try:
         return await playing
     except asyncio.CancelledError:
@@ -337,7 +341,10 @@ def main(*, color: bool | None = None) -> int:
     """Play it on standard output; 0 when every promise was kept."""
     console = Console(force_terminal=color, highlight=False)
     told: list[int] = []
+    before = {number: signal.getsignal(number) for number in ENDS}
     kept = asyncio.run(_until_told(console, told))
     if told:
+        for number, what in before.items():
+            signal.signal(number, what)
         signal.raise_signal(told[0])  # all is tidy: now as if we had never caught it
     return 0 if kept else 1

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import time
 
 import aiohttp
 from daemon import Launch, Process, Status, hit
 from yarl import URL
 
-from proxy.fake import FakeCollector
+from proxy.fake import FakeCollector, latency, ok
 
 SUITE = {"suites.known.examplersid.timestamps": "required"}
 HITS, VISITORS = 1_000, 50
@@ -73,6 +74,35 @@ async def test_a_thousand_hits_survive_an_outage_and_a_kill(
     status = await daemon.until(lambda status: status["delivered"] >= HITS, timeout_s=30)
 
     judge(adobe, visitors, status)
+
+
+async def test_a_kill_while_draining_may_double_what_was_in_flight_and_nothing_else(
+    process: Launch, adobe: FakeCollector
+) -> None:
+    """A hit sent whose answer nobody lived to read is sent again, right behind itself."""
+    await adobe.cut()
+    daemon = process(adobe, SUITE)
+    await daemon.start()
+    visitors = [Visitor(number) for number in range(VISITORS)]
+    await asyncio.gather(*(visitor.send(daemon, range(EACH)) for visitor in visitors))
+    adobe.always(latency(0.02) | ok())
+    await adobe.restore()
+    await daemon.until(lambda status: status["delivered"] >= HITS // 4)
+    await daemon.kill()
+    assert adobe.counts.requests < HITS, "it was not killed while draining"
+    await daemon.start()
+    status = await daemon.until(lambda status: status["waiting"] == 0)
+
+    arrived: dict[int, list[int]] = {visitor.number: [] for visitor in visitors}
+    for received in adobe.received:
+        number = int((received.param(b"pageName") or b"p0")[1:])
+        arrived[number // EACH].append(number)
+    for visitor in visitors:
+        once = [number for number, _ in itertools.groupby(arrived[visitor.number])]
+        assert once == list(visitor.seconds), "lost or out of order"
+        assert len(arrived[visitor.number]) <= EACH + 1, "more than the one in flight came twice"
+    assert status["accepted"] == status["delivered"] == HITS
+    assert status["balanced"]
 
 
 async def test_told_to_stop_under_load_it_answers_and_ends(
