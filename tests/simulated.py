@@ -134,12 +134,12 @@ class Hits:
 
     def drop(self, through: int) -> list[int]:
         """A limit takes the hits up to this id away, but for those in flight."""
-        spared = frozenset(hit for hit in self.flying if hit <= through)
-        gone = [hit for hit in self.waiting if hit <= through and hit not in spared]
+        gone = [hit for hit in self.waiting if hit <= through and hit not in self.flying]
         for hit in gone:
             del self.waiting[hit]
             self.held.pop(hit, None)
-        self.gone = (through, spared)
+        through = max(through, self.gone[0])
+        self.gone = (through, frozenset(hit for hit in self.waiting if hit <= through))
         return gone
 
     def release(self, then: Callable[[], None] = lambda: None) -> None:
