@@ -245,6 +245,27 @@ async def test_a_salvage_cut_short_at_its_end_is_finished(filled: Filled) -> Non
     assert found == filled.waiting
 
 
+async def test_a_creation_cut_short_is_no_obstacle(tmp_path: Path) -> None:
+    """The rollback journal of the very first transaction lies beside the file."""
+    made, path = tmp_path / "made.db", tmp_path / "hits.db"
+    with closing(sqlite3.connect(made, isolation_level=None)) as db:
+        db.execute("PRAGMA cache_size = 1")
+        db.execute("BEGIN")
+        db.execute("CREATE TABLE half (done BLOB)")
+        db.executemany("INSERT INTO half VALUES (?)", [(bytes(5_000),)] * 50)
+        for suffix in ("", "-journal"):
+            path.with_name(f"hits.db{suffix}").write_bytes(
+                made.with_name(f"made.db{suffix}").read_bytes()
+            )
+    queue = await Queue.open(path, LIMITS, FakeClock())
+    await queue.close()
+
+    assert queue.salvaged == []
+    with closing(sqlite3.connect(path)) as db:
+        assert db.execute("PRAGMA page_size").fetchone() == (8192,)
+    recount(path)
+
+
 async def test_another_programs_file_is_left_alone(tmp_path: Path) -> None:
     """A wrong queue.path costs nobody their data."""
     path = tmp_path / "precious.db"

@@ -70,6 +70,16 @@ def is_damage(error: sqlite3.Error) -> bool:
     return _code(error) in _DAMAGE
 
 
+def roll_back(path: Path) -> None:
+    """Undo a creation that was cut short: only then has a queue file a rollback journal."""
+    if _size(path) and _size(path, "-journal"):
+        with (
+            contextlib.suppress(sqlite3.DatabaseError),  # for `examine` to say
+            contextlib.closing(sqlite3.connect(path, isolation_level=None)) as db,
+        ):
+            db.execute("SELECT count(*) FROM sqlite_schema").fetchone()
+
+
 def examine(path: Path) -> str | None:
     """What is wrong with a queue file, in a few words; None when it can be opened."""
     log = _size(path, "-wal")
@@ -124,8 +134,8 @@ def salvage(path: Path, reason: str) -> Report:
     committed = [frame for frame in frames if frame.sound]
     while committed and not committed[-1].commit:
         committed.pop()
-    partial = _beside(path, "-salvaged")
-    for suffix in SUFFIXES:
+    partial = _beside(path, "-salvaging")
+    for suffix in (*SUFFIXES, "-journal"):
         _beside(partial, suffix).unlink(missing_ok=True)
     os.close(os.open(partial, os.O_CREAT | os.O_RDWR, 0o600))
     with (
@@ -138,8 +148,11 @@ def salvage(path: Path, reason: str) -> Report:
         now = pages.image(database, committed, PAGE_SIZE)
         report = _copy(new, now, frames, reason, aside)
     _sync(partial)
-    # The new file is whole before the old one loses its name: whenever this is cut short,
-    # either the old one is still in its place, or `finish` puts the new one there.
+    # The new file is whole before it is called so, and before the old one loses its name:
+    # whenever this is cut short, either the old one is still in its place, or `finish` puts
+    # the new one there.
+    partial.replace(_beside(path, "-salvaged"))
+    _sync(path.parent)
     for suffix in ("-wal", ""):
         with contextlib.suppress(FileNotFoundError):
             _beside(path, suffix).replace(_beside(aside, suffix))
