@@ -10,31 +10,34 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import itertools
 import json
 import time
+from functools import partial
 
-PADDING = "".join(f"&v{number}=value{number}%20of%20the%20page" for number in range(1, 36))
-HEADERS = (
-    "Host: localhost\r\nUser-Agent: Mozilla/5.0 (X11; Linux x86_64) AppleWebKit/537.36\r\n"
-    "Accept-Language: de-DE,de;q=0.9\r\nReferer: http://site.example/page\r\n\r\n"
-)
+from bench.traffic import Traffic
+
+# Each connection sends its visitors' beacons in turn, each with a random segment of its own: the
+# same bytes twice would be a copy, which costs no commit.
+TEMPLATES = 8
 
 
-def beacon(number: int, visitor: int) -> bytes:
-    """A page view of about 1.2 KB, as AppMeasurement writes it."""
-    return (
-        f"GET /b/ss/opt/1/JS-2.27.0/s{visitor:05d}{number:09d}?AQB=1&ndh=1&pf=1"
-        f"&t=2%2F1%2F2026%202%3A40%3A0%201%200&mid={visitor:038d}&ce=UTF-8"
-        f"&pageName=page{number}&g=http%3A%2F%2Fsite.example%2Fpage{PADDING}"
-        f"&AQE=1 HTTP/1.1\r\n{HEADERS}"
-    ).encode()
+def templates(seed: int, visitors: range) -> list[tuple[bytes, bytes]]:
+    """Beacons in two parts, before and behind the digits of the random segment."""
+    traffic = Traffic(seed)
+    found = []
+    for visitor in visitors:
+        before, mark, behind = traffic.beacon(visitor).partition(b"/JS-2.27.0/s")
+        found.append((before + mark, behind[14:]))
+    return found
 
 
 class Client(asyncio.Protocol):
     """One connection: send, wait for the whole answer, note how long, send again."""
 
-    def __init__(self, run: Run, visitor: int) -> None:
-        self.run, self.visitor, self.number = run, visitor, 0
+    def __init__(self, run: Run, first: int) -> None:
+        self.run, self.number = run, 0
+        self.beacons = templates(first, range(first, first + TEMPLATES * run.spread, run.spread))
         self.got = b""
         self.began = 0.0
 
@@ -48,18 +51,16 @@ class Client(asyncio.Protocol):
         if due is None:
             self.transport.close()
         elif due <= time.perf_counter():
-            self.began = due if self.run.interval else time.perf_counter()
-            visitor = self.visitor + self.run.connections * (self.number % self.run.spread)
-            self.transport.write(beacon(self.number, visitor))
-            self.number += 1
+            self.write(due if self.run.interval else time.perf_counter())
         else:
             asyncio.get_running_loop().call_later(due - time.perf_counter(), self.write, due)
 
-    def write(self, due: float) -> None:
+    def write(self, began: float) -> None:
         # An answer's latency counts from when its hit was due, or a stall would hide itself.
-        self.began = due
-        self.transport.write(beacon(self.number, self.visitor))
+        self.began = began
+        before, behind = self.beacons[self.number % len(self.beacons)]
         self.number += 1
+        self.transport.write(b"%b%014d%b" % (before, next(self.run.random), behind))
 
     def data_received(self, data: bytes) -> None:
         self.got += data
@@ -83,13 +84,16 @@ class Run:
 
     def __init__(self, connections: int, seconds: float, rate: float, spread: int) -> None:
         self.connections = self.open = connections
-        self.spread = spread
-        self.start = time.perf_counter()
-        self.end = self.start + seconds
+        self.spread, self.seconds = spread, seconds
         self.interval = 1 / rate if rate else 0.0
         self.sent = 0
+        self.random = itertools.count(time.time_ns() // 1000 % 10**13)
         self.latencies: list[float] = []
         self.done = asyncio.Event()
+
+    def begin(self) -> None:
+        self.start = time.perf_counter()
+        self.end = self.start + self.seconds
 
     def due(self) -> float | None:
         """When the next hit is to be sent; None when the run is over."""
@@ -102,10 +106,16 @@ class Run:
 async def drive(port: int, connections: int, seconds: float, rate: float, spread: int) -> Run:
     run = Run(connections, seconds, rate, spread)
     loop = asyncio.get_running_loop()
-    for visitor in range(connections):
-        await loop.create_connection(lambda v=visitor: Client(run, v), "127.0.0.1", port)  # type: ignore[misc]
+    clients = [Client(run, connection * TEMPLATES * spread) for connection in range(connections)]
+    run.begin()
+    for client in clients:
+        await loop.create_connection(partial(_same, client), "127.0.0.1", port)
     await run.done.wait()
     return run
+
+
+def _same(client: Client) -> Client:
+    return client
 
 
 def main() -> None:
@@ -114,16 +124,15 @@ def main() -> None:
     parser.add_argument("connections", type=int)
     parser.add_argument("seconds", type=float)
     parser.add_argument("--rate", type=float, default=0.0)
-    parser.add_argument("--visitors", type=int, default=1, help="visitors a connection")
+    parser.add_argument("--visitors", type=int, default=1, help="spread of their numbers")
     args = parser.parse_args()
-    began = time.perf_counter()
     run = asyncio.run(drive(args.port, args.connections, args.seconds, args.rate, args.visitors))
     taken = sorted(run.latencies)
     print(
         json.dumps(
             {
                 "hits": len(taken),
-                "seconds": time.perf_counter() - began,
+                "seconds": args.seconds,
                 "p50_ms": taken[len(taken) // 2] * 1e3,
                 "p99_ms": taken[int(len(taken) * 0.99)] * 1e3,
             }

@@ -110,7 +110,7 @@ level = "warning"
 
 
 @contextlib.contextmanager
-def daemon(
+def unready(
     port: int,
     folder: Path,
     *,
@@ -119,7 +119,7 @@ def daemon(
     keep: str = "24h",
     env: dict[str, str] | None = None,
 ) -> Iterator[subprocess.Popen[bytes]]:
-    """A real daemon in `folder`, ready; its admin port is `port + 1`."""
+    """A daemon in `folder` that has just been started; its admin port is `port + 1`."""
     upstream = f'[upstream]\nserver = "{server}"' if server else ""
     config = folder / "bench.toml"
     config.write_text(
@@ -130,6 +130,21 @@ def daemon(
     )
     env = {"STATE_DIRECTORY": str(folder), **(env or {})}
     with process("-m", "proxy", "serve", "--config", str(config), env=env) as child:
+        yield child
+
+
+@contextlib.contextmanager
+def daemon(
+    port: int,
+    folder: Path,
+    *,
+    server: str | None = None,
+    concurrency: int = 64,
+    keep: str = "24h",
+    env: dict[str, str] | None = None,
+) -> Iterator[subprocess.Popen[bytes]]:
+    """The same, ready."""
+    with unready(port, folder, server=server, concurrency=concurrency, keep=keep, env=env) as child:
         wait_for(lambda: answers(f"http://127.0.0.1:{port + 1}/readyz"), child)
         yield child
 
