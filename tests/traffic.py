@@ -13,7 +13,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 from enum import Enum
@@ -149,6 +149,7 @@ class Traffic:
     shapes: tuple[Shape, ...] = SHAPES
     answers: Counter[int] = field(default_factory=Counter)  # by status; 0: no answer
     slowest_s: float = 0.0  # the longest wait for an answer
+    took: dict[int, deque[float]] = field(default_factory=dict)  # the last waits, by status
     run: int = -1  # what the names begin with; the seed without other word
     _numbers: Counter[int] = field(default_factory=Counter)
     _go: asyncio.Event = field(default_factory=asyncio.Event)
@@ -223,6 +224,8 @@ class Traffic:
         name = named(self.run, visitor, number)
         suite, who = random.choice(SUITES), f"visitor{visitor}"
         request = shape(random, suite, who, name)
+        # Sets of suites are lanes of their own; an XML hit names its one in the body.
+        suite = request.target.split(b"/")[3].decode() or suite
         again = self.resend is Resend.UNTIL_TAKEN and shape in RESENDABLE
         begun = 0
         while True:
@@ -241,7 +244,9 @@ class Traffic:
                 status = 0
             else:
                 self.answers[status] += 1
-                self.slowest_s = max(self.slowest_s, time.monotonic() - started)
+                took_s = time.monotonic() - started
+                self.slowest_s = max(self.slowest_s, took_s)
+                self.took.setdefault(status, deque(maxlen=10_000)).append(took_s)
                 if status == 200:
                     after = int(time.time())
                     self.promises.obligation(name, who, suite, request, begun, after)
