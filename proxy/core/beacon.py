@@ -41,11 +41,12 @@ RANDOM = re.compile(rb"s[0-9]{3,20}")
 # What a walk along `a=1&c.&b=2&.c` must see: the few names we act on at depth 0, and the
 # openers (`c.`) and closers (`.c`) that change the depth.  Values are skipped in C.
 # The end is `\Z`: `$` would also match before a line feed, which is a byte like others here.
+# A name is eaten whole, and only then looked at for its dot (`open` ends with it).
 # It begins with a plain `&`, put before the data: a literal is what the engine can jump to,
 # and four times as fast as looking at every byte.
 STEP = re.compile(
     rb"&(?:(?P<name>ts|vid|aid|mid|fid|callback)=(?P<value>[^&]*)"
-    rb"|(?P<open>[^&=.][^&=]*)\.=?(?=&|\Z)"
+    rb"|(?P<open>[^&=.][^&=]*+)(?<=\.)=?(?=&|\Z)"
     rb"|\.(?P<close>[^&=]+)=?(?=&|\Z))"
 )
 VISITOR_COOKIE = re.compile(
@@ -134,6 +135,15 @@ def _is_suite(name: bytes) -> bool:
 def top_level(data: bytes) -> dict[bytes, bytes]:
     """The parameters we act on that stand at depth 0; the first of each that says something."""
     found: dict[bytes, bytes] = {}
+    # Most queries open no level: then what was found is what stands at depth 0.
+    for name, value, opened, _ in STEP.findall(b"&" + data):
+        if opened:
+            break
+        if name and not found.get(name):
+            found[name] = value
+    else:
+        return found
+    found = {}
     for step in _top_steps(data):
         name, value = step.group("name", "value")
         if not found.get(name):
@@ -162,16 +172,18 @@ def _top_steps(data: bytes) -> Iterator[re.Match[bytes]]:
     for step in STEP.finditer(b"&" + data):
         opened, closed = step.group("open", "close")
         if opened is not None:
-            depth.append(opened)
-            levels[opened] += 1
+            level = opened[:-1]
+            depth.append(level)
+            levels[level] += 1
         elif closed is None:
             if not depth:
                 yield step
         elif levels[closed]:
-            level = None
+            level = depth.pop()
             while level != closed:
-                level = depth.pop()
                 levels[level] -= 1
+                level = depth.pop()
+            levels[level] -= 1
 
 
 def _visitor(found: dict[bytes, bytes], request: Request, peer: str) -> bytes:
