@@ -324,7 +324,6 @@ async def _until_told(console: Console, told: list[int]) -> bool:
     def end(number: int) -> None:
         told.append(number)
         for each in ENDS:  # nothing more may end the tidying up
-            loop.remove_signal_handler(each)
             signal.signal(each, signal.SIG_IGN)
         playing.cancel()
 

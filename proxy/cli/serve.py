@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     from proxy.daemon import Listeners
     from proxy.shell.supervisor import Supervisor
 
+ENDS = (signal.SIGTERM, signal.SIGINT)
+
 # aiohttp, pydantic and structlog cost 0.3 s that no other verb need pay: they are imported
 # where they are used.
 # ruff: noqa: PLC0415
@@ -91,10 +93,13 @@ async def _serve(found: Settings, options: Options, signals: list[int], *, captu
             running.cancel()
         stop.set()
 
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, end, number)
     boss = supervisor(os.environ, os.getpid())
+    # (This also has every signal wake the loop.)
     loop.add_signal_handler(signal.SIGHUP, _reload, options, capture, reloads, boss)
+    # Not the loop's: at its end it gives its signals back to the system, and one that comes in
+    # those last milliseconds would be our exit code.
+    for number in ENDS:
+        signal.signal(number, lambda number, _: loop.call_soon_threadsafe(end, number))
     try:
         await daemon.run(
             found.config,
@@ -106,11 +111,7 @@ async def _serve(found: Settings, options: Options, signals: list[int], *, captu
             sockets=inherited(os.environ, os.getpid()),
         )
     finally:
-        # All is on disk.  The end of the loop would give signals back to the system, and one
-        # that comes in the last milliseconds would then be our exit code.
-        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM, signal.SIGINT})
-        for number in (signal.SIGTERM, signal.SIGINT):
-            loop.remove_signal_handler(number)
+        for number in ENDS:  # all is on disk
             signal.signal(number, signal.SIG_IGN)
 
 
