@@ -203,7 +203,13 @@ def test_no_tracked_file_names_a_package_index_or_one_machine_s_paths() -> None:
     """Whoever clones this gets packages from where they get them, and files where they are."""
     hosts = ("pypi" + r"\.org", "pythonhosted", "npm" + r"js\.org", r"\bdeb\.debian")
     options = ("--(extra-)?index-" + "url=", "--find-" + "links=")
-    paths = ("/work" + "/", "/root" + "/", r"/home" + r"/\w", r"\.pyenv", "/opt/" + "(wheels|pypi)")
+    paths = (
+        r"(?<![\w}])/work" + "/",
+        r"(?<![\w}])/root/",
+        r"/home" + r"/\w",
+        r"\.pyenv",
+        "/opt/" + "(wheels|pypi)",
+    )
     forbidden = re.compile("|".join(hosts + options + paths))
     found = [
         f"{path.relative_to(ROOT)}:{number}: {line.strip()[:100]}"
