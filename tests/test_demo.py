@@ -93,7 +93,10 @@ def test_an_interrupted_demo_leaves_nothing(
 ) -> None:
     """Neither the daemon, nor a file of it, nor a hidden cursor; also when told over and over."""
     terminal, its = pty.openpty()
-    with subprocess.Popen(DEMO, env={**environ, "TERM": "xterm"}, stdout=its, stderr=its) as shown:
+    hung_up = signal.signal(signal.SIGHUP, signal.SIG_DFL)  # it may be ignored here, as by nohup
+    shown = subprocess.Popen(DEMO, env={**environ, "TERM": "xterm"}, stdout=its, stderr=its)
+    signal.signal(signal.SIGHUP, hung_up)
+    with shown:
         os.close(its)
         seen = b""
         while b"answered 200" not in seen.partition(b"The link is cut")[2]:
