@@ -192,6 +192,25 @@ def test_a_maintenance_does_not_slow_the_backlog_for_long() -> None:
     assert (pace.limit(now) or inf) > 100
 
 
+def test_stray_push_backs_at_little_traffic_teach_no_limit() -> None:
+    """Twelve hits a second and a 429 now and then: a backlog is soon as fast as ever."""
+    pace = Pace()
+    now = 0.0
+    for stray in (40.0, 50.0, 60.0):
+        while now < stray:
+            now = max(now + 1 / 12, pace.next_at(now))
+            pace.sent(now)
+            pace.delivered(now + 0.02)
+        pace.sent(now)
+        pace.pushed_back(now + 0.02, 1.0, now)
+    end = pace.next_at(now) + 20
+    while now < end:
+        now = pace.next_at(now + 0.001)
+        pace.sent(now)
+        pace.delivered(now + 0.001)
+    assert (pace.limit(now) or inf) > 100
+
+
 def test_a_limit_is_forgotten_when_no_push_back_comes() -> None:
     """From a confirmed limit back to unlimited within minutes."""
     pace = Pace()

@@ -8,7 +8,7 @@ spaced. Without another push-back the rate grows:
     the limit is a guess     kept for 2 s, then doubling every 2 s: it was read off little
                              traffic and may be far too low
     the limit is confirmed   the push-back ended a burst, or came although we kept to a
-                             rate: slowly back to the limit, long beside it, then faster
+                             rate and used it: slowly back to the limit, long beside it, then faster
                              and faster beyond
     beyond anything real     forgotten: unlimited again
 
@@ -43,6 +43,9 @@ SPACED_BURST_S = 0.5
 TELLING_BURST = 20
 # What a late wake-up of the event loop may catch up.
 SLACK_S = 0.05
+# What a send moves the share of those that used the rate, and what share is most of them.
+WEIGHT = 1 / 8
+MOSTLY = 0.5
 # Beside a confirmed limit the rate is limit * (1 + a * x**3), x from -1 at the pause's end
 # to 0 after one plateau: `a` is how far below it begins, and how fast it leaves above. The
 # plateau is this many times the pause, so that a pause costs a twentieth or less.
@@ -70,6 +73,7 @@ class Pace:
         self._paused_until = -inf  # the server allows it
         self._limit = inf  # learned; inf: nothing learned
         self._confirmed = False
+        self._used = 0.0  # share of the last sends that went as soon as the rate allowed
         self._plateau = PLATEAU
         self._cut_at = -inf
         self._rate_at_cut = inf
@@ -98,6 +102,7 @@ class Pace:
             self._alone_sent = True
             self._due = now + PATIENCE
         else:
+            self._used += ((now - self._due < SLACK_S) - self._used) * WEIGHT
             self._due = max(self._due, now - SLACK_S) + 1 / self._rate(now)
 
     def delivered(self, now: float) -> None:
@@ -134,7 +139,8 @@ class Pace:
         if self._limit < inf and measured > 0:
             # One unlucky moment must not undo what was learned: at most halve it.
             self._limit = max(LEAST_RATE, measured, self._rate_at_cut / 2)
-            self._confirmed = True
+            # Sends that did not use the rate say nothing of it: the limit stays a guess.
+            self._confirmed = self._used > MOSTLY
         elif measured > 0:
             burst = sum(n for start, n in self._slots if self._cut_at - start <= 2 * SLOT_S)
             self._confirmed = burst >= TELLING_BURST and burst / (2 * SLOT_S) >= 2 * measured
