@@ -200,7 +200,7 @@ class Retry(Section):
                 values.duration, "1ms", "24h", "the end of an outage is noticed that much later"
             )
         ),
-    ] = _setting("15s", "The longest pause, and the longest between two probes of a down link.")
+    ] = _setting("15s", "The longest pause of a hit; a down link is probed twice as often.")
     attempts: Annotated[
         int,
         BeforeValidator(

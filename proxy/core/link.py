@@ -4,7 +4,7 @@
     SUSPECT   unproven: at the start, and after a probe got through. One hit at a time flies
               as canary; its delivery proves the link
     OFFLINE   nothing flies but probes (a bare connect, made by the caller): the first after
-              `first` seconds, doubling to `most`, jittered; a new hit brings the next one
+              `first` seconds, doubling to half of `most`, jittered; a new hit brings the next one
               forward, at most one a second, and never shortens the back-off
 
     an event                         what it does
@@ -48,6 +48,9 @@ from proxy.core.backoff import delay
 
 LANES_FAILING = 3
 WAKE_EVERY = 1.0
+# A probe is a bare connect and costs little: half of the longest pause lies between two at
+# most, so that a link that is up for 30 s is found in its first 8.
+PROBE_SHARE = 0.5
 # A probe never reported back (it should always be) is repeated after this.
 LOST_PROBE = 60.0
 # A failing first try moves the share of failures by an eighth: one alone (0.125) is taken
@@ -281,7 +284,8 @@ class Link:
     def _back_off(self, now: float, jitter: float) -> None:
         self._probing = False
         self._level += 1
-        self._probe_at = now + delay(self._level, first=self._first, most=self._most, jitter=jitter)
+        most = max(self._first, self._most * PROBE_SHARE)
+        self._probe_at = now + delay(self._level, first=self._first, most=most, jitter=jitter)
 
     def _cut(self, now: float, flight: Flight, factor: float) -> None:
         """At most once a round trip: what began before the last cut knew nothing of it."""
