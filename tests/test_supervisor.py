@@ -265,6 +265,55 @@ async def test_a_hit_sent_before_the_daemon_runs_is_taken(process: Launch) -> No
             assert await daemon.terminate() == 0
 
 
+async def test_who_connected_just_before_the_end_is_still_answered(
+    process: Launch, ear: Ear
+) -> None:
+    """The connection is taken, the request is not there yet: a close would lose its hit."""
+    daemon = watched(process(None), ear)
+    await daemon.start()
+    host, _, port = daemon.beacons.rpartition(":")
+    reader, writer = await asyncio.open_connection(host, int(port))
+    # Answered on a later connection, so the first is accepted by now.
+    assert (await daemon.send(hit(0))).status == 200
+    daemon.signal(signal.SIGTERM)
+    await ear.hears("STOPPING")
+    writer.write(f"GET {hit(1)} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode())
+
+    assert (await reader.readline()).startswith(b"HTTP/1.1 200 ")
+    writer.close()
+    assert await daemon.ended() == 0
+    assert '"waiting": 2' in daemon.log
+
+
+async def test_restarts_behind_the_socket_refuse_nobody(process: Launch) -> None:
+    """Each hit with a connection of its own, four at a time, through three restarts."""
+    with listener() as opened:
+        daemon = process(None)
+        daemon.beacons = named(opened)
+        launch_with(daemon, [("beacons", opened)])
+        await daemon.wait_ready()
+        answers: list[int] = []
+        enough = asyncio.Event()
+
+        async def client(first: int) -> None:
+            number = first
+            while not enough.is_set():
+                answers.append((await daemon.send(hit(number))).status)
+                number += 4
+
+        async with asyncio.TaskGroup() as clients:
+            for first in range(4):
+                clients.create_task(client(first))
+            for _ in range(3):
+                assert await daemon.terminate() == 0
+                launch_with(daemon, [("beacons", opened)])
+                await daemon.wait_ready()
+            enough.set()
+
+        assert set(answers) == {200}
+        assert (await daemon.status())["waiting"] == len(answers)
+
+
 async def test_no_child_of_the_daemon_inherits_its_sockets(process: Launch) -> None:
     """A socket held by a stray child would take hits nobody reads."""
     with listener() as opened:

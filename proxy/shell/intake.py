@@ -20,7 +20,7 @@ import contextlib
 import logging
 import socket
 import ssl
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field, replace
 from email.utils import formatdate
@@ -44,6 +44,9 @@ from proxy.points import Point, reached
 # What a server that was asked to go at once leaves to requests under way; to the library
 # 0 would mean: for ever.
 AT_ONCE_S = 0.05
+# Who connected less than this before a stop is about to ask: its request is waited for this long.
+# A connection that said nothing for longer (browsers open some to have them) delays no stop.
+FIRST_WORD_S = 0.5
 
 # Which methods may take the short road.
 SHORT = frozenset({"GET", "HEAD"})
@@ -133,7 +136,7 @@ class Intake:
         self._received = received
         self._identify = identify
         self._copies = Copies()
-        self._servers: list[tuple[asyncio.Server, web.Server]] = []
+        self._servers: list[tuple[asyncio.Server, _Server]] = []
 
     async def start(self, where: Listening, opened: socket.socket | None = None) -> tuple[str, int]:
         """Listen; the address really bound.  OSError when it cannot be.
@@ -162,8 +165,18 @@ class Intake:
 
     async def close(self, grace_s: float) -> None:
         """Take no more; requests under way are answered, for `grace_s` at most."""
-        for listener, server in self._servers:
+        loop = asyncio.get_running_loop()
+        for listener, _ in self._servers:
+            for one in listener.sockets:
+                loop.remove_reader(one.fileno())
+        # What was accepted a moment ago becomes a connection in the loop's next turn, and a
+        # listener that is closed by then would drop it.
+        await asyncio.sleep(0)
+        for listener, _ in self._servers:
             listener.close()
+        if grace_s:
+            await asyncio.gather(*[server.first_words() for _, server in self._servers])
+        for _, server in self._servers:
             server.pre_shutdown()
         for _, server in self._servers:
             await server.shutdown(max(grace_s, AT_ONCE_S))
@@ -301,13 +314,27 @@ class _Server(web.Server):
     def __init__(self, intake: Intake, where: Listening) -> None:
         super().__init__(self._handle)
         self._intake, self._where = intake, where
+        self._young: deque[tuple[float, asyncio.Future[None]]] = deque()
+
+    async def first_words(self) -> None:
+        """Until all who connected just now have had an answer, or their time to ask is over."""
+        since = asyncio.get_running_loop().time() - FIRST_WORD_S
+        waited_for = [first for born, first in self._young if born > since]
+        if waited_for:
+            await asyncio.wait(waited_for, timeout=FIRST_WORD_S)
 
     def __call__(self) -> web.RequestHandler:
+        loop = asyncio.get_running_loop()
+        now, first = loop.time(), loop.create_future()
+        while self._young and (self._young[0][1].done() or self._young[0][0] < now - FIRST_WORD_S):
+            self._young.popleft()
+        self._young.append((now, first))
         return _Connection(
             self,
+            first,
             self._intake,
             self._where,
-            loop=asyncio.get_running_loop(),
+            loop=loop,
             keepalive_timeout=self._where.idle_s,
             access_log=None,  # a log line of a hit would hold its contents
             logger=_SILENT,
@@ -328,13 +355,18 @@ class _Server(web.Server):
 class _Connection(web.RequestHandler):
     """One client; what cannot be parsed is answered and counted as everything else is."""
 
-    __slots__ = ("_broken", "_intake", "_lost", "_peer", "_where")
+    __slots__ = ("_broken", "_first", "_intake", "_lost", "_peer", "_where")
 
     def __init__(
-        self, server: web.Server, intake: Intake, where: Listening, **settings: object
+        self,
+        server: web.Server,
+        first: asyncio.Future[None],  # becomes done with the first answer
+        intake: Intake,
+        where: Listening,
+        **settings: object,
     ) -> None:
         super().__init__(server, **settings)  # type: ignore[arg-type]
-        self._intake, self._where = intake, where
+        self._first, self._intake, self._where = first, intake, where
         self._broken = False
         self._peer = ""
         self._lost = asyncio.Event()
@@ -361,8 +393,13 @@ class _Connection(web.RequestHandler):
         """Whether nothing it asked for is under way."""
         return not (self._request_in_progress or self._messages)
 
+    def _answered(self) -> None:
+        if not self._first.done():
+            self._first.set_result(None)
+
     def connection_lost(self, exc: BaseException | None) -> None:
         self._lost.set()
+        self._answered()
         super().connection_lost(exc)
 
     async def start(self) -> None:
@@ -437,6 +474,7 @@ class _Connection(web.RequestHandler):
         if self.transport is None:
             return False
         self.transport.write(_written(given, keeps, message.version, message.method))
+        self._answered()
         reached(Point.ACCEPT_ANSWERED)
         return keeps
 
@@ -450,6 +488,7 @@ class _Connection(web.RequestHandler):
     ) -> tuple[web.StreamResponse, bool]:
         """Send the answer; when it is the last because of what came, let the client read it."""
         sent = await super().finish_response(request, resp, start_time)
+        self._answered()
         if self._broken and self.transport is not None:
             if self.transport.can_write_eof():
                 self.transport.write_eof()
