@@ -36,8 +36,11 @@ def send(port: int, hits: int, connections: int) -> int:
     return size
 
 
-def life(hits: int, connections: int, under: Path | None) -> tuple[float, float, float]:
-    """Of the raw bytes: the file with all waiting, what storing wrote, what all its life wrote."""
+def life(hits: int, connections: int, under: Path | None) -> tuple[float, ...]:
+    """Of the raw bytes: the file with all waiting, what storing wrote, what all its life wrote.
+
+    Last the bytes of a request and those of the file a waiting hit, as they are.
+    """
     with measure.folder(under) as folder:
         own = measure.free_port()
         with measure.daemon(own, folder) as child:
@@ -61,7 +64,7 @@ def life(hits: int, connections: int, under: Path | None) -> tuple[float, float,
                         break
                     quiet = now
                 left = quiet - before
-    return file / raw, stored / raw, (stored + left) / raw
+    return file / raw, stored / raw, (stored + left) / raw, raw / hits, file / hits
 
 
 def main() -> None:
@@ -72,10 +75,14 @@ def main() -> None:
     args = parser.parse_args()
     if args.smoke:
         args.hits = 128
-    measure.table("bytes / raw bytes", "file, all waiting", "written to store", "over its life")
+    measure.table(
+        "bytes / raw bytes",
+        *("file, all waiting", "written to store", "over its life", "raw bytes a hit", "file"),
+    )
     for connections in (64, 1):
         found = life(args.hits // (1 if connections > 1 else 8), connections, args.under)
-        measure.row(f"{connections} at a time", *(f"{ratio:.2f}" for ratio in found))
+        sizes = (f"{size:,.0f}" for size in found[3:])
+        measure.row(f"{connections} at a time", *(f"{ratio:.2f}" for ratio in found[:3]), *sizes)
 
 
 if __name__ == "__main__":
