@@ -1,7 +1,9 @@
 """What a running daemon does now and then: tidy, end a hold in time, tell its supervisor.
 
 Rule: a sign of life is given only after the queue's writer answered, and not while a drain
-that could send has sent nothing for long: alive but stuck must look unhealthy.
+that could send has sent nothing for long: alive but stuck must look unhealthy.  Whatever was
+refused, given up or dropped since the last look is said, one line a kind: a log that alarms are
+made from must show each loss, and no flood.
 Non-rule: decides nothing about hits.
 Source: sd_notify(3); Fluent Bit's pods that stayed healthy while nothing was forwarded.
 """
@@ -10,12 +12,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from collections.abc import Mapping
 
 import structlog
 
 from proxy.core.words import span
 from proxy.desk import Desk
 from proxy.errors import QueueError
+from proxy.shell.queue import Queue
 from proxy.shell.supervisor import Supervisor
 
 log = structlog.get_logger()
@@ -28,6 +32,7 @@ async def keep(desk: Desk, supervisor: Supervisor) -> None:
     loop = asyncio.get_running_loop()
     tidied = -TIDY_S
     told = ""
+    counted = _losses(desk.queue)
     while True:
         if loop.time() - tidied >= TIDY_S:
             tidied = loop.time()
@@ -35,6 +40,8 @@ async def keep(desk: Desk, supervisor: Supervisor) -> None:
                 await desk.queue.tidy()
             except QueueError as error:
                 log.warning("the queue could not be tidied", reason=str(error))
+            before, counted = counted, _losses(desk.queue)
+            _say(before, counted)
             status = await sentence(desk)
             if status != told:
                 supervisor.tell(f"STATUS={status}")
@@ -44,6 +51,27 @@ async def keep(desk: Desk, supervisor: Supervisor) -> None:
         left_s = await desk.end_of_hold()
         waits = [TIDY_S, left_s, supervisor.watchdog_s and supervisor.watchdog_s / 2]
         await asyncio.sleep(max(0.05, min(wait for wait in waits if wait is not None)))
+
+
+def _losses(queue: Queue) -> dict[str, int]:
+    """Everything counted that is no delivery, by its name in the status."""
+    ledger = queue.ledger
+    counts = {"expired": ledger.expired, "discarded": ledger.discarded}
+    return counts | {name: n for name, n in queue.tallies.items() if name.startswith("refused.")}
+
+
+def _say(before: Mapping[str, int], now: Mapping[str, int]) -> None:
+    for name, count in now.items():
+        more = count - before.get(name, 0)
+        if more <= 0:
+            continue
+        kind, _, reason = name.partition(".")
+        if kind == "refused":
+            log.warning("requests were refused", count=more, reason=reason)
+        elif kind == "expired":
+            log.warning("hits expired: they waited longer than queue.max_age", hits=more)
+        else:
+            log.warning("hits were discarded, by a limit or a person", hits=more)
 
 
 async def sentence(desk: Desk) -> str:
