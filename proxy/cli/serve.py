@@ -123,10 +123,11 @@ def _reload(
     boss.reloading()
     try:
         reloads.put_nowait(_read(options, capture=capture).config)
-    except ConfigError as error:
+    except (ConfigError, OSError) as error:  # OSError: not even looked for could it be
         log = structlog.get_logger()
-        for problem in error.problems:
+        for problem in error.problems if isinstance(error, ConfigError) else [str(error)]:
             log.warning("reload: the old configuration stays", problem=problem)
+        # Without it `systemctl reload` would wait for ever.
         boss.tell("READY=1")
 
 
