@@ -30,6 +30,8 @@ is() {
     echo "FAIL  $claim"
     tail -n 15 "$work/said" | sed 's/^/      /'
     if declare -F when_failed >/dev/null; then when_failed | tail -n 20 | sed 's/^/      | /'; fi
+    # (a sabotage is found out by then)
+    if [ -n "${first_failure_ends:-}" ]; then exit 1; fi
   fi
 }
 
