@@ -397,6 +397,15 @@ async def test_a_queue_that_cannot_be_created_ends_with_73(tmp_path: Path) -> No
     assert "Traceback" not in said.err
 
 
+def test_a_code_is_given_where_no_line_can_be_written(tmp_path: Path) -> None:
+    """Standard error may be a file on the very disk that is full; a supervisor reads the code."""
+    file = write_config(tmp_path / "config.toml", {"queue.path": "/proc/none/hits.db"})
+    command = [sys.executable, "-m", "proxy", "serve", "--config", str(file)]
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(command, stderr=full, check=False, timeout=30)
+    assert done.returncode == Exit.STORAGE
+
+
 @pytest.mark.parametrize("setting", ["listen.address", "admin.address"])
 async def test_a_port_in_use_is_one_line_with_its_setting(tmp_path: Path, setting: str) -> None:
     with other_program() as address:

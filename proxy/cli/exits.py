@@ -6,6 +6,7 @@ Source: sysexits.h where it has a word for it; 130 is the shell's own for Ctrl-C
 
 from __future__ import annotations
 
+import contextlib
 from enum import IntEnum
 
 import click
@@ -43,5 +44,7 @@ class Stop(click.ClickException):
         self.exit_code = int(code)  # type: ignore[misc]  # as click's own do
 
     def show(self, file: object = None) -> None:  # noqa: ARG002 - click's signature
-        if self.message:
-            click.echo(self.message, err=True)
+        # The code is for who cannot read the line: standard error may be a file on a full disk.
+        with contextlib.suppress(OSError):
+            if self.message:
+                click.echo(self.message, err=True)
