@@ -20,6 +20,7 @@ TESTS = Path(__file__).resolve().parent.parent / "tests"
 sys.path[:0] = [str(TESTS), str(TESTS / "reliability")]
 
 import deaths  # noqa: E402 - found only now
+import disks  # noqa: E402
 import ends  # noqa: E402
 import soak  # noqa: E402
 
@@ -47,6 +48,16 @@ BATCHES: dict[str, Batch] = {
     "stop": _online,
     "stop-offline": _offline,
     "stop-twice": _hasty,
+}
+
+
+# What happens to the disk, and so many rounds of it in a batch.
+DISKS = {
+    "disk-full": disks.full,
+    "disk-as-if-full": disks.as_if_full,
+    "disk-errors": disks.failing,
+    "disk-no-sync": disks.no_sync,
+    "disk-starts": disks.starting,
 }
 
 
@@ -83,6 +94,43 @@ async def points(seed: int, rounds: int) -> bool:
     return _sum_up(found)
 
 
+async def on_disks(name: str, seed: int, rounds: int) -> bool:
+    """So many rounds in batches; whether all went well."""
+    found: list[disks.Outcome] = []
+    left = rounds
+    while left > 0:
+        with tempfile.TemporaryDirectory() as folder:
+            found.append(
+                await DISKS[name](Path(folder), seed + len(found), min(BATCH, left)),
+            )
+        say(found[-1])
+        left -= BATCH
+    verdicts = [outcome.verdict for outcome in found]
+    refused_s = sorted(one for outcome in found for one in outcome.refused_s)
+    again_s = [one for outcome in found for one in outcome.again_s]
+    say(
+        f"\n{sum(outcome.rounds for outcome in found)} rounds: "
+        f"{sum(each.acked for each in verdicts)} hits acked, "
+        f"{sum(len(each.lost) for each in verdicts)} lost, "
+        f"{sum(len(each.undead) for each in verdicts)} refused and stored, "
+        f"{sum(len(each.reordered) for each in verdicts)} reordered, "
+        f"{sum(each.extra for each in verdicts)} doubled, "
+        f"{sum(len(each.unmarked) for each in verdicts)} of them unmarked; "
+        f"{sum(outcome.drained_full for outcome in found)} waited on the full disk and drained; "
+        f"{sum(outcome.failed for outcome in found)} doings of the disk failed"
+    )
+    if refused_s:
+        say(
+            f"{sum(outcome.refused for outcome in found)} answers 503: "
+            f"95% in {refused_s[int(0.95 * (len(refused_s) - 1))] * 1000:.0f} ms, "
+            f"all in {refused_s[-1] * 1000:.0f} ms"
+        )
+    say(f"taken again: {ends.spread(again_s)}")
+    failed = [outcome.seed for outcome in found if outcome.problems]
+    say(f"FAILED with seeds {failed}" if failed else "all well")
+    return not failed
+
+
 def _sum_up(found: list[ends.Outcome]) -> bool:
     """The figures of the table."""
     verdicts = [outcome.verdict for outcome in found]
@@ -115,7 +163,7 @@ async def soaked(seed: int, minutes: float) -> bool:
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m bench.reliability")
-    parser.add_argument("scenario", choices=[*BATCHES, "points", "soak"])
+    parser.add_argument("scenario", choices=[*BATCHES, *DISKS, "points", "soak"])
     parser.add_argument("--runs", type=int, default=1000, help="of `points`: rounds of all points")
     parser.add_argument("--minutes", type=float, default=60.0, help="of `soak`")
     parser.add_argument("--seed", type=int, default=1)
@@ -125,6 +173,8 @@ def main() -> None:
         doing = soaked(asked.seed, asked.minutes)
     elif asked.scenario == "points":
         doing = points(asked.seed, asked.runs)
+    elif asked.scenario in DISKS:
+        doing = on_disks(asked.scenario, asked.seed, asked.runs)
     else:
         doing = batches(BATCHES[asked.scenario], asked.seed, asked.runs)
     well = asyncio.run(doing)

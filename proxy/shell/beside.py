@@ -118,10 +118,14 @@ class Reserve:
             self.taken = True
         return self.taken
 
-    def spend(self) -> None:
+    def spend(self) -> bool:
+        """Whether there was any."""
         self.taken = False
-        with contextlib.suppress(OSError):
+        try:
             self._path.unlink()
+        except OSError:
+            return False
+        return True
 
 
 def _open(path: Path, suffix: str = "") -> io.FileIO:

@@ -220,7 +220,13 @@ class Queue:
             async with contextlib.AsyncExitStack() as opened:
                 lock = opened.enter_context(beside.own(path))
                 reached(Point.START_LOCKED)
-                boots, said = await asyncio.to_thread(_prepare, path, clock)
+                try:
+                    boots, said = await asyncio.to_thread(_prepare, path, clock)
+                except (sqlite3.Error, OSError):
+                    # Without a free byte there is no log either: this is what the reserve is for.
+                    if not beside.Reserve(path).spend():
+                        raise
+                    boots, said = await asyncio.to_thread(_prepare, path, clock)
                 reached(Point.START_PREPARED)
                 sending = opened.enter_context(
                     contextlib.closing(beside.Sending(path, slots)),
@@ -266,11 +272,15 @@ class Queue:
             self._give_up()
         self._closed = True
         reached(Point.STOP_WRITER_ENDED)
+        # The writer last, so that it can empty the log into the file, and delete it.  Not with a
+        # full disk: others would take the log's room, and the next start could not make one.
+        first, last = self._reader, self._writer
+        if not self._reserve.taken:
+            first, last = last, first
         try:
-            await self._reader.close()
+            await first.close()
             reached(Point.STOP_READER_CLOSED)
-            # Last, so that it can empty the log into the file.
-            await self._writer.close()
+            await last.close()
         finally:
             self._sending.close()
             self._lock.close()
@@ -629,11 +639,14 @@ class Queue:
         self._suspect = False
 
     async def _spend_reserve(self) -> None:
-        """Let the log move into the file, so that it can be written over from its start."""
+        """Let the log move into the file, so that it can be written over from its start.
+
+        Also when there is none: what an earlier process, or a reader, kept from moving may now.
+        """
         if self._reserve.taken:
             self._reserve.spend()
             self._free = (-1.0, 0)
-            await self._checkpoint()
+        await self._checkpoint()
 
     async def _checkpoint(self) -> None:
         """Move what the log holds into the file, as far as nobody reads it; it may fail."""

@@ -29,10 +29,11 @@ struct fault {
   volatile int32_t ops;     /* which of the above fail */
   volatile int32_t skip;    /* let so many go by first */
   volatile int32_t count;   /* then fail so many; negative: until told otherwise */
-  volatile int32_t growing; /* only what makes a file longer, as on a full disk */
+  volatile int32_t growing; /* only what wants more bytes than are free, as on a full disk */
   volatile int32_t halves;  /* half of a write is done, and half is what it returns */
   volatile int32_t seen;    /* how many there were, failed or not */
   volatile int32_t failed;  /* how many failed */
+  volatile int64_t free;    /* what files may grow by; what they shrink by comes to it */
   char suffix[32];          /* only files whose name ends like this */
 };
 
@@ -80,9 +81,13 @@ static void put(int op, int failed, uint64_t inode, const char *name, uint64_t o
     abort();
 }
 
-/* The errno this call shall fail with; 0 when it may pass. */
-static int failing(int op, const char *name, int grows) {
-  if (!fault || !(fault->ops & op) || (fault->growing && !grows)) return 0;
+/* The errno this call shall fail with; 0 when it may pass.  `more`: by how much a file grows. */
+static int failing(int op, const char *name, int64_t more) {
+  if (!fault || !(fault->ops & op)) return 0;
+  if (fault->growing && more <= fault->free) {
+    fault->free -= more;
+    return 0;
+  }
   size_t length = strlen(name), suffix = strnlen(fault->suffix, sizeof fault->suffix);
   if (suffix > length || strncmp(name + length - suffix, fault->suffix, suffix)) return 0;
   fault->seen++;
@@ -103,7 +108,8 @@ static ssize_t written(int fd, const void *data, size_t size, off_t offset, int 
     return plain ? syscall(SYS_write, fd, data, size) : syscall(SYS_pwrite64, fd, data, size, offset);
   }
   if (plain) offset = fcntl(fd, F_GETFL) & O_APPEND ? stat.st_size : lseek(fd, 0, SEEK_CUR);
-  int error = failing(WRITE, name, offset + (off_t)size > stat.st_size);
+  off_t more = offset + (off_t)size - stat.st_size;
+  int error = failing(WRITE, name, more > 0 ? more : 0);
   if (error && fault->halves && size > 1) error = 0, size /= 2;
   if (error)
     done = -1;
@@ -122,7 +128,9 @@ static int call(int op, int fd, long number, off_t size) {
   int done = -1;
   pthread_mutex_lock(&one_by_one);
   int mine = ours(fd, name, &stat);
-  int error = mine ? failing(op, name, size > stat.st_size) : 0;
+  off_t more = size - stat.st_size;
+  if (op == SYNC || (op == ALLOCATE && more < 0)) more = 0;
+  int error = mine ? failing(op, name, more) : 0;
   if (!error) {
     done = op == ALLOCATE ? (int)syscall(SYS_fallocate, fd, 0, 0L, size) : (int)syscall(number, fd, size);
     if (done < 0) error = errno;
@@ -179,6 +187,7 @@ int unlink(const char *name) {
   int mine = folder && !strncmp(name, folder, strlen(folder)) && !lstat(name, &stat);
   int done = (int)syscall(SYS_unlinkat, AT_FDCWD, name, 0);
   int error = errno;
+  if (mine && !done && fault) fault->free += stat.st_size;
   if (mine && !done) put(UNLINK, 0, stat.st_ino, name, 0, "", 0);
   pthread_mutex_unlock(&one_by_one);
   errno = error;

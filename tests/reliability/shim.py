@@ -18,7 +18,7 @@ import shutil
 import struct
 import subprocess
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from enum import IntFlag
 from pathlib import Path
@@ -80,6 +80,7 @@ class _Fault(ctypes.Structure):
     _fields_ = [
         *((name, ctypes.c_int32) for name in ("error", "ops", "skip", "count", "growing")),
         *((name, ctypes.c_int32) for name in ("halves", "seen", "failed")),
+        ("free", ctypes.c_int64),
         ("suffix", ctypes.c_char * 32),
     ]
 
@@ -120,6 +121,7 @@ class Faults:
         at.error = 0
         at.ops, at.skip, at.count = int(ops), skip, count
         at.growing, at.halves, at.suffix = int(growing), int(halves), suffix.encode()
+        at.free = 0
         at.seen = at.failed = 0
         at.error = error  # last: from here on it holds
 
@@ -127,11 +129,15 @@ class Faults:
         self._at.error = 0
 
     @contextlib.contextmanager
-    def full(self) -> Iterator[None]:
-        """A disk without a free block: what has one may be written over."""
-        self.arm(Op.WRITE | Op.ALLOCATE | Op.TRUNCATE, errno.ENOSPC, growing=True)
+    def full(self) -> Iterator[Callable[[], None]]:
+        """No byte is free, but for those given back meanwhile, until what is yielded is called."""
+
+        def refill() -> None:
+            self.arm(Op.WRITE | Op.ALLOCATE | Op.TRUNCATE, errno.ENOSPC, growing=True)
+
+        refill()
         try:
-            yield
+            yield refill
         finally:
             self.heal()
 
