@@ -94,14 +94,11 @@ def read(request: Request, peer: str = "") -> Beacon:
             raise NotABeacon(404, "XML data insertion names its report suites in its body")
         return _insertion(request)
     suites = suites_of(match["suites"])
-    found = top_level(query)
-    if request.body:
-        said = top_level(request.body)
-        found |= {name: value for name, value in said.items() if value or name not in found}
+    found = parameters(query, request.body)
     return Beacon(
         kind=kind,
         suites=suites,
-        visitor=_visitor(found, request, peer),
+        visitor=b"%s:%s" % next(visitors(found, request, peer)),
         ts=found.get(b"ts") or None,
         callback=found.get(b"callback"),
     )
@@ -130,6 +127,15 @@ def suites_of(segment: bytes) -> tuple[str, ...]:
 
 def _is_suite(name: bytes) -> bool:
     return SUITE.fullmatch(name) is not None and b".." not in name
+
+
+def parameters(query: bytes, body: bytes) -> dict[bytes, bytes]:
+    """The parameters we act on, of both places that may say them; the body's go first."""
+    found = top_level(query)
+    if body:
+        said = top_level(body)
+        found |= {name: value for name, value in said.items() if value or name not in found}
+    return found
 
 
 def top_level(data: bytes) -> dict[bytes, bytes]:
@@ -186,28 +192,33 @@ def _top_steps(data: bytes) -> Iterator[re.Match[bytes]]:
             levels[level] -= 1
 
 
-def _visitor(found: dict[bytes, bytes], request: Request, peer: str) -> bytes:
-    """Adobe's order: vid, aid or the s_vi cookie, mid or its cookies, fid, address and agent."""
+def visitors(
+    found: dict[bytes, bytes], request: Request, peer: str
+) -> Iterator[tuple[bytes, bytes]]:
+    """Every way to tell the visitor, in Adobe's order; the first one is the one that counts.
+
+    The order: vid, aid or the s_vi cookie, mid or its cookies, fid, address and agent.
+    """
     for name in (b"vid", b"aid"):
         if found.get(name):
-            return name + b":" + found[name]
+            yield name, found[name]
     cookie = headers.first(request.headers, b"cookie")
     cookies = list(VISITOR_COOKIE.finditer(cookie)) if cookie else []
     for match in cookies:
         if match["aid"]:
             inner = AID.search(match["aid"])
-            return b"aid:" + (inner[1] if inner else match["aid"])
+            yield b"aid", inner[1] if inner else match["aid"]
     if found.get(b"mid"):
-        return b"mid:" + found[b"mid"]
+        yield b"mid", found[b"mid"]
     for match in cookies:
         digits = MID.search(match["mid"] or match["amcv"] or b"")
         if digits:
-            return b"mid:" + digits[1]
+            yield b"mid", digits[1]
     if found.get(b"fid"):
-        return b"fid:" + found[b"fid"]
+        yield b"fid", found[b"fid"]
     address = headers.first(request.headers, b"x-forwarded-for") or peer.encode()
     agent = headers.first(request.headers, b"user-agent") or b""
-    return b"ip:" + address + b" " + agent
+    yield b"ip", address + b" " + agent
 
 
 def lane(upstream: bytes, suites: tuple[str, ...], visitor: bytes) -> int:

@@ -32,6 +32,7 @@ from proxy.errors import TrackofflineError
 
 # Context data is the only thing Adobe nests, a handful deep; far above that is no hit.
 MAX_DEPTH: Final = 64
+LONGEST_PATH: Final = 256
 
 # What XML calls white space; `str.strip()` alone would also take a no-break space away.
 _SPACE: Final = " \t\r\n"
@@ -117,6 +118,41 @@ def read(body: bytes) -> Insertion:
         raise InsertionRefused(Reason.NO_PAGE)
     timestamp = document.text("timestamp")
     return Insertion(document.suites, visitor, timestamp.encode() if timestamp else None)
+
+
+def fields(body: bytes) -> tuple[tuple[str, str], ...]:
+    """Every tag that has a text, its path below the root joined with dots, in order.
+
+    For showing only: a text that tags interrupt is one text, trimmed.  `InsertionRefused`
+    when the body is no XML, or nested deeper than any hit.
+    """
+    found: list[tuple[str, str]] = []
+    open_: list[tuple[str, list[str]]] = []
+
+    def start(name: str, _: dict[str, str]) -> None:
+        if len(open_) == MAX_DEPTH:
+            raise InsertionRefused(Reason.SYNTAX)
+        above = open_[-1][0] if len(open_) > 1 else ""
+        # Cut, or a long name with many tags below it would be written out for each of them.
+        path = f"{above}.{name}" if above else name
+        open_.append((path[:LONGEST_PATH], []))
+
+    def end(_: str) -> None:
+        path, chunks = open_.pop()
+        text = "".join(chunks).strip(_SPACE)
+        if text and open_:
+            found.append((path, text))
+
+    def text(data: str) -> None:
+        if open_:
+            open_[-1][1].append(data)
+
+    encoding, document = _declared(body)
+    parser = _parser(encoding, document)
+    parser.StartElementHandler, parser.EndElementHandler = start, end
+    parser.CharacterDataHandler = text
+    _parse(parser, document)
+    return tuple(found)
 
 
 def render(body: bytes, timestamp: int | None, suites: tuple[str, ...] = ()) -> bytes:
@@ -211,21 +247,13 @@ class _Document:
         self._tag: _Tag | None = None  # the one being read
         self._chunks: list[str] = []
         self._encoding, text = _declared(body)
-        # Raising in a handler does not stop expat before the end of its input; a document
-        # type must therefore not even reach it.
-        if b"\0" in text or _DOCTYPE.match(text):
-            raise InsertionRefused(Reason.SYNTAX)
-        self._expat = expat.ParserCreate(self._encoding)
-        self._expat.StartDoctypeDeclHandler = self._doctype
+        self._expat = _parser(self._encoding, text)
         self._expat.StartElementHandler = self._start
         self._expat.EndElementHandler = self._end
         self._expat.CharacterDataHandler = self._text
         self._expat.DefaultHandler = self._other
         try:
-            self._expat.Parse(text, True)
-        # Beside its own error: a codec that Python has not.
-        except (expat.ExpatError, LookupError, ValueError) as error:
-            raise InsertionRefused(Reason.SYNTAX) from error
+            _parse(self._expat, text)
         finally:
             del self._expat  # it holds us by its handlers: a cycle for every hit otherwise
 
@@ -243,10 +271,6 @@ class _Document:
     def text(self, name: str) -> str:
         """The text of the first such tag that has any."""
         return next((tag.text for tag in self.tags(name) if tag.text), "")
-
-    def _doctype(self, *_: object) -> None:
-        # The second lock, should the first have missed a spelling that expat knows.
-        raise InsertionRefused(Reason.SYNTAX)
 
     def _start(self, name: str, attributes: dict[str, str]) -> None:
         self._after_start_tag()
@@ -284,6 +308,30 @@ class _Document:
             self.inside = self._expat.CurrentByteIndex
         elif self._tag is not None and self._tag.start < 0:
             self._tag.start = self._expat.CurrentByteIndex
+
+
+def _parser(encoding: str, text: bytes) -> expat.XMLParserType:
+    """A parser that refuses a document type twice over."""
+    # Raising in a handler does not stop expat before the end of its input; a document
+    # type must therefore not even reach it.
+    if b"\0" in text or _DOCTYPE.match(text):
+        raise InsertionRefused(Reason.SYNTAX)
+    parser = expat.ParserCreate(encoding)
+    parser.StartDoctypeDeclHandler = _refused
+    return parser
+
+
+def _refused(*_: object) -> None:
+    # The second lock, should the first have missed a spelling that expat knows.
+    raise InsertionRefused(Reason.SYNTAX)
+
+
+def _parse(parser: expat.XMLParserType, text: bytes) -> None:
+    try:
+        parser.Parse(text, True)
+    # Beside its own error: a codec that Python has not.
+    except (expat.ExpatError, LookupError, ValueError) as error:
+        raise InsertionRefused(Reason.SYNTAX) from error
 
 
 def _declared(body: bytes) -> tuple[str, bytes]:
