@@ -165,6 +165,7 @@ class Drain:
     def retry(self) -> None:
         """Try at once: probe the link, and let every lane go that waits out a failure."""
         self.link.retry_now(asyncio.get_running_loop().time())
+        self.pace.retry_now()
         self._schedule.release_all()
         self._hits.news.set()
 
@@ -547,6 +548,11 @@ class Drain:
             case Refused(reason):
                 trial.failures += 1
                 self._trials[hit.id] = trial
+                braked = self.pace.brakes
+                self.pace.refused(now)
+                if self.pace.brakes and not braked:
+                    self._recall()
+                    log.warning("every hit is refused: now one at a time", reason=reason)
                 await self._bury(hit, reason, status)
             case LinkDown(reason, answered):
                 counts = self.link.lost(

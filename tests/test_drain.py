@@ -773,6 +773,28 @@ def fill_told(hits: Hits, count: int, lanes: int, first: int = 0) -> None:
         hits.add(number % lanes, request(f"p{number}", number % lanes))
 
 
+@pytest.mark.parametrize("before", [0, 200])
+def test_a_server_that_refuses_everything_gets_few_hits(before: int) -> None:
+    """A wrong address costs dead letters by the dozen, not the backlog; the right one ends it."""
+
+    async def scenario() -> None:
+        hits, wrong = Hits(), False
+        road = Road(lambda _: Reply(404) if wrong else GIF)
+        async with driving(hits, road):
+            fill_told(hits, before, 50)
+            await drained(hits)
+            wrong = True
+            fill_told(hits, 2_000, 500, first=before)
+            await asyncio.sleep(600)
+            assert 20 <= len(hits.dead) <= 20 + 64 + 600 / 15 + 6
+            wrong = False
+            await drained(hits, within_s=120)
+        assert len(hits.taken) + len(hits.dead) == before + 2_000
+        assert in_order(hits)
+
+    simulated.run(scenario())
+
+
 @pytest.mark.parametrize("start", ["online", "as the first of all"])
 @pytest.mark.parametrize("poison", [CUT, Reply(500), Failure(Fault.ENDLESS), Reply(400)])
 def test_a_poison_hit_delays_its_visitor_a_minute_at_most(

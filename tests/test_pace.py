@@ -211,6 +211,35 @@ def test_stray_push_backs_at_little_traffic_teach_no_limit() -> None:
     assert (pace.limit(now) or inf) > 100
 
 
+def test_a_server_that_refuses_everything_is_asked_ever_more_rarely() -> None:
+    """Twenty refusals at the hits' own cost, then one hit every 15 s; a delivery ends it."""
+    pace = Pace()
+    now, sent = 0.0, []
+    while now < 600:
+        now = pace.next_at(now)
+        pace.sent(now)
+        sent.append(now)
+        now += 0.02
+        pace.refused(now)
+    assert between(sent, 0, 1) >= 20
+    assert len(sent) <= 20 + 600 / 15 + 6
+    assert pace.next_at(now) == pytest.approx(now + 15)
+    pace.delivered(now)
+    assert pace.next_at(now) == now
+
+
+def test_refusals_between_deliveries_slow_nothing() -> None:
+    """They are the hits' own matter, however many."""
+    pace = Pace()
+    for number in range(1_000):
+        assert pace.next_at(number * 0.01) == number * 0.01
+        pace.sent(number * 0.01)
+        if number % 20:
+            pace.refused(number * 0.01)
+        else:
+            pace.delivered(number * 0.01)
+
+
 def test_a_limit_is_forgotten_when_no_push_back_comes() -> None:
     """From a confirmed limit back to unlimited within minutes."""
     pace = Pace()

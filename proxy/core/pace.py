@@ -15,6 +15,9 @@ spaced. Without another push-back the rate grows:
 The time spent near a confirmed limit is a multiple of the pause a push-back costs, so
 that the pauses cost little whatever the server's Retry-After is.
 
+Rule: so many hits refused for good with no delivery between are taken for a server that is
+the wrong one: from then on one hit at a time is tried, ever more rarely, until one is taken. So a
+misspelt address costs some dead letters, not the backlog.
 Rule: push-backs answering sends from before the last one belong to it: they may prolong
 the pause, they do not lower the rate again.
 Non-rule: how many may be in flight is the link's window (`link.py`), not ours; which hit
@@ -41,6 +44,8 @@ BURST_S = 1.0
 SPACED_BURST_S = 0.5
 # So many taken at once before the first push-back tell the limit well enough.
 TELLING_BURST = 20
+# So many refusals in a row are the hits' own matter; then a pause, doubling up to the longest.
+REFUSALS = 20
 # What a late wake-up of the event loop may catch up.
 SLACK_S = 0.05
 # What a send moves the share of those that used the rate, and what share is most of them.
@@ -77,6 +82,8 @@ class Pace:
         self._plateau = PLATEAU
         self._cut_at = -inf
         self._rate_at_cut = inf
+        self._refusals = 0  # in a row, with nothing delivered between
+        self._braked_until = -inf
         self._futile = 0  # push-backs in a row with nothing delivered between
         self._alone = False  # the next hit goes alone, or is under way
         self._alone_sent = False
@@ -88,7 +95,7 @@ class Pace:
 
     def next_at(self, now: float) -> float:
         """When the next hit may go; `now` or earlier means at once."""
-        return max(self._due, self._paused_until, now)
+        return max(self._due, self._paused_until, self._braked_until, now)
 
     def limit(self, now: float) -> float | None:
         """Hits a second allowed now, for a person; None when unlimited."""
@@ -96,6 +103,8 @@ class Pace:
         return None if rate == inf else rate
 
     def sent(self, now: float) -> None:
+        if self.brakes:
+            self._braked_until = now + PATIENCE  # one at a time
         if self._alone:
             if not self._alone_sent:
                 self._learn()
@@ -105,7 +114,24 @@ class Pace:
             self._used += ((now - self._due < SLACK_S) - self._used) * WEIGHT
             self._due = max(self._due, now - SLACK_S) + 1 / self._rate(now)
 
+    @property
+    def brakes(self) -> bool:
+        """Whether all that was sent lately was refused for good."""
+        return self._refusals > REFUSALS
+
+    def refused(self, now: float) -> None:
+        """The server will never take this hit."""
+        self._refusals += 1
+        if self.brakes:
+            pause = min(LONGEST_OWN_PAUSE, 2.0 ** min(self._refusals - REFUSALS - 1, 10))
+            self._braked_until = max(self._braked_until, now + pause)
+
+    def retry_now(self) -> None:
+        """A person says that the server is the right one: as if nothing had been refused."""
+        self._refusals, self._braked_until = 0, -inf
+
     def delivered(self, now: float) -> None:
+        self._refusals, self._braked_until = 0, -inf
         self._futile = 0
         if self._alone_sent:
             self._alone = self._alone_sent = False
