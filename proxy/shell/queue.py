@@ -24,6 +24,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, fields, replace
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import Any, Concatenate, Generic, ParamSpec, TypeVar
 
@@ -683,7 +684,7 @@ class Queue:
         reached(Point.COMMIT_BEGUN)
         try:
             results = [change(db, book, lean) for change in changes]
-            ids = [self._insert(db, book, hits) for hits in adds]
+            ids = self._insert(db, book, adds)
             if tallies:
                 db.executemany(TALLY, tallies)
             counts = (getattr(book.ledger, name) for name in _LEDGER)
@@ -697,14 +698,21 @@ class Queue:
         reached(Point.COMMIT_AFTER)
         return book, ids, results
 
-    def _insert(self, db: sqlite3.Connection, book: _Book, hits: Sequence[NewHit]) -> list[int]:
-        size = _size(hits)
+    def _insert(
+        self, db: sqlite3.Connection, book: _Book, adds: Sequence[Sequence[NewHit]]
+    ) -> list[list[int]]:
+        """The ids of each; in one step, for a step of its own costs as much as its row."""
+        together = [hit for hits in adds for hit in hits]
+        if not together:
+            return [[] for _ in adds]
+        size = _size(together)
         if self.limits.drop_oldest:
-            over = limits.over(book.ledger, len(hits), size, self.limits)
+            over = limits.over(book.ledger, len(together), size, self.limits)
             if any(over):
+                if len(adds) > 1:  # the later ones may have to drop the earlier ones
+                    return [self._insert(db, book, [hits])[0] for hits in adds]
                 self._drop(db, book, *over)
         first = book.last_id + 1
-        ids = list(range(first, first + len(hits)))
         db.executemany(
             ADD,
             [
@@ -717,18 +725,19 @@ class Queue:
                     hit.content,
                     row_sum(hit.lane, hit.received.boot, hit.received.ms, hit.content),
                 )
-                for id_, hit in zip(ids, hits, strict=True)
+                for id_, hit in enumerate(together, first)
             ],
         )
-        book.last_id = first + len(hits) - 1
-        book.arrived += [(id_, hit.lane) for id_, hit in zip(ids, hits, strict=True)]
+        book.last_id += len(together)
+        book.arrived += [(id_, hit.lane) for id_, hit in enumerate(together, first)]
         book.ledger = replace(
             book.ledger,
-            accepted=book.ledger.accepted + len(hits),
-            waiting=book.ledger.waiting + len(hits),
+            accepted=book.ledger.accepted + len(together),
+            waiting=book.ledger.waiting + len(together),
             waiting_bytes=book.ledger.waiting_bytes + size,
         )
-        return ids
+        ids = iter(range(first, book.last_id + 1))
+        return [list(islice(ids, len(hits))) for hits in adds]
 
     def _deliver(
         self,
