@@ -51,11 +51,14 @@ class Ear:
         return pid, dict(line.split("=", 1) for line in data.decode().split("\n"))
 
     async def hears(self, key: str) -> dict[str, str]:
-        """The first message that has the key."""
-        while True:
-            _, message = await self.next()
+        """The first message that has the key; other ones may go on and on."""
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + PATIENCE_S
+        while (left_s := deadline - loop.time()) > 0:
+            _, message = await self.next(left_s)
             if key in message:
                 return message
+        pytest.fail(f"{key} was never told")
 
     def empty(self) -> None:
         self.socket.setblocking(False)
