@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import ast
+import asyncio
 import re
+import ssl
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from daemon import Launch, free_ports
 
 from proxy import config
 from proxy.cli.exits import Exit
+from proxy.cli.install import ENABLE
+from proxy.daemon import needs_restart
 
 ROOT = Path(__file__).resolve().parent.parent
 DOCUMENTS = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -97,3 +103,104 @@ def test_the_readme_has_the_table_of_exit_codes() -> None:
     rows = [f"| {code.value} | {code.meaning} |" for code in Exit]
 
     assert "\n".join(rows) in (ROOT / "README.md").read_text()
+
+
+# -- the operators' page ---------------------------------------------------------------------
+
+OPERATING = (ROOT / "docs/operating.md").read_text()
+LEVELS = {"warning": "warning", "error": "error", "exception": "error", "critical": "error"}
+# Lines whose words are put together, and what the page says of them instead.
+COMPOSED = {"proxy/daemon.py": "the queue file was damaged", "proxy/cli/serve.py": "warning of"}
+
+
+def logged() -> list[tuple[str, str, str | None]]:
+    """Each call that logs a fault: file, level, and its words when they are constant."""
+    found: list[tuple[str, str, str | None]] = []
+    for path in sorted((ROOT / "proxy").rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text())):
+            match node:
+                case ast.Call(func=ast.Attribute(value=logger, attr=method), args=[words, *_]) if (
+                    method in LEVELS and ast.unparse(logger).lower().find("log") >= 0
+                ):
+                    constant = str(words.value) if isinstance(words, ast.Constant) else None
+                    found.append((name(path), LEVELS[method], constant))
+    return found
+
+
+def test_every_fault_in_the_log_is_on_the_operators_page() -> None:
+    """At its level: what wakes someone at night says what to do."""
+    lines = logged()
+    assert len(lines) > 15
+
+    missing = [line for line in lines if line[2] and f"| {line[1]} | `{line[2]}`" not in OPERATING]
+    assert not missing
+    composed = {file for file, _, words in lines if words is None}
+    assert composed == COMPOSED.keys()
+    assert all(words in OPERATING for words in COMPOSED.values())
+
+
+def test_every_log_line_on_the_operators_page_exists() -> None:
+    """What nobody logs any more is not looked for at night."""
+    code = "".join(path.read_text() for path in (ROOT / "proxy").rglob("*.py"))
+    listed = re.findall(r"^\| (?:error|warning|info) \| `([^`]+)`", OPERATING, re.MULTILINE)
+
+    assert len(listed) > 20
+    assert not [words for words in listed if f'"{words}' not in code]
+
+
+def test_the_operators_page_names_every_setting_that_needs_a_restart() -> None:
+    """The keys the daemon itself tells apart."""
+    known = ROOT / "config.example.toml"
+    old = config.load(known, {})
+    other = {
+        "TRACKOFFLINE_LISTEN__ADDRESS": "127.0.0.1:1",
+        "TRACKOFFLINE_LISTEN__TLS_ADDRESS": "",
+        "TRACKOFFLINE_LISTEN__MAX_REQUEST": "9KiB",
+        "TRACKOFFLINE_LISTEN__ALLOWED_HOSTS": '["a.example"]',
+        "TRACKOFFLINE_UPSTREAM__SERVER": "https://a.example",
+        "TRACKOFFLINE_QUEUE__PATH": "other.db",
+        "TRACKOFFLINE_DRAIN__CONCURRENCY": "3",
+        "TRACKOFFLINE_ADMIN__ADDRESS": "",
+        "TRACKOFFLINE_LOG__FORMAT": "json",
+    }
+    keys = needs_restart(old, config.load(known, other))
+    sentence = OPERATING.partition("With a restart only")[2].partition("\n")[0]
+
+    assert len(keys) >= 8
+    assert not [key for key in keys if f"`{key}`" not in sentence]
+
+
+def test_the_operators_page_starts_the_service_as_the_program_says() -> None:
+    """`install-service` ends with the very line that the page ends with."""
+    assert f"install-service\n{ENABLE}\n" in OPERATING
+
+
+def follow_the_tls_page(folder: Path) -> None:
+    """Its commands for an internal authority."""
+    for language, body in FENCE.findall((ROOT / "docs/tls.md").read_text()):
+        if language == "sh" and "openssl" in body:
+            subprocess.run(["sh", "-euc", body], check=True, cwd=folder, capture_output=True)
+
+
+async def test_the_commands_of_the_tls_page_make_a_certificate_that_works(
+    process: Launch, tmp_path: Path
+) -> None:
+    """Run as they stand; a client that trusts the authority is content with every name."""
+    await asyncio.to_thread(follow_the_tls_page, tmp_path)
+    (port,) = free_ports(1)
+    daemon = process(
+        None,
+        {
+            "listen.tls_address": f"127.0.0.1:{port}",
+            "listen.tls_cert": str(tmp_path / "cert.pem"),
+            "listen.tls_key": str(tmp_path / "key.pem"),
+        },
+    )
+    await daemon.start()
+    trusting = ssl.create_default_context(cafile=tmp_path / "authority.pem")
+    for host in ("metrics.shop.example", "localhost", "127.0.0.1"):
+        _, writer = await asyncio.open_connection(
+            "127.0.0.1", port, ssl=trusting, server_hostname=host
+        )
+        writer.close()
+        await writer.wait_closed()
