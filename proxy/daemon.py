@@ -31,8 +31,10 @@ from proxy.desk import Desk
 from proxy.drain import Drain, Policy
 from proxy.errors import ConfigError
 from proxy.points import Point, reached
+from proxy.reading import Reading
 from proxy.shell.admin import Admin
 from proxy.shell.clock import Clock, SystemClock
+from proxy.shell.hits import Hits
 from proxy.shell.intake import Intake, Listening
 from proxy.shell.queue import Queue
 from proxy.shell.supervisor import Supervisor
@@ -108,6 +110,7 @@ async def run(
             changing.cancel()
             keeping.cancel()
             await daemon.admin.close()
+            await daemon.reading.close()
             # 4. What is known goes to disk.
             await queue.close()
             reached(Point.STOP_CLOSED)
@@ -143,7 +146,8 @@ class Daemon:
             )
         self.desk = Desk(queue, self.drain, self.server, loop.time(), loop.time)
         self.intake = Intake(queue, suites, lambda: received(queue), self._identify)
-        self.admin = Admin(self.desk)
+        self.reading = Reading(queue, self.drain, lambda: self.intake.suites)
+        self.admin = Admin(self.desk, [Hits(self.reading)])
         self._tls: ssl.SSLContext | None = None
 
     async def remember(self) -> None:
@@ -202,6 +206,7 @@ class Daemon:
         with contextlib.suppress(OSError):
             await self.intake.close(0)
         await self.admin.close()
+        await self.reading.close()
         if self.upstream is not None:
             await self.upstream.close()
         await self.queue.close()

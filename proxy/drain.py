@@ -15,6 +15,7 @@ import contextlib
 from collections import Counter, OrderedDict, deque
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from dataclasses import dataclass, replace
+from itertools import islice
 from math import inf
 from typing import Protocol, TypeVar
 
@@ -153,6 +154,15 @@ class Drain:
     @property
     def in_flight(self) -> int:
         return len(self._flying)
+
+    @property
+    def flying(self) -> frozenset[int]:
+        """The hits in flight."""
+        return frozenset(self._flying)
+
+    def tries(self, most: int) -> dict[int, int]:
+        """How often hits that still wait have failed in this process, of so many at most."""
+        return {hit: trial.failures for hit, trial in islice(self._trials.items(), most)}
 
     # -- verbs -------------------------------------------------------------------------
 

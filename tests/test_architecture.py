@@ -52,14 +52,24 @@ IMPURE_CALLS = frozenset({"open", "print", "input", "eval", "exec", "__import__"
 # that is not listed has none.
 LIBRARY = {
     "proxy.shell.admin": {"aiohttp"},
+    "proxy.shell.api": {"aiohttp"},
+    "proxy.shell.asked": {"aiohttp"},
+    "proxy.shell.browse": set[str](),
     "proxy.shell.clock": set[str](),
+    "proxy.shell.hits": {"aiohttp"},
     "proxy.shell.intake": {"aiohttp"},
     "proxy.shell.migrate": set[str](),
     "proxy.shell.queue": {"aiosqlite"},
+    "proxy.shell.reader": set[str](),
     "proxy.shell.upstream": {"aiohttp", "multidict", "yarl"},
 }
 # Shells do not know each other, but for these: (who, whom) and why.
 ACQUAINTED = {
+    ("proxy.shell.admin", "proxy.shell.api"): "the listener serves these routes",
+    ("proxy.shell.admin", "proxy.shell.asked"): "one way of reading questions and refusing them",
+    ("proxy.shell.api", "proxy.shell.asked"): "likewise",
+    ("proxy.shell.hits", "proxy.shell.asked"): "likewise",
+    ("proxy.shell.reader", "proxy.shell.browse"): "the reader is a process around it",
     ("proxy.shell.queue", "proxy.shell.migrate"): "opening a queue file brings it up to date",
     ("proxy.shell.queue", "proxy.shell.clock"): "the queue notes the boot and its offset",
     ("proxy.shell.queue", "proxy.shell.beside"): "its own small files lie beside the queue file",

@@ -1,0 +1,304 @@
+"""Hits for people: the queue file opened for reading only, and pages of what stands in it.
+
+Rule: newest first, in one sequence of ids over everything that is kept (waiting, held,
+delivered, dead).  A question gets so many milliseconds; what did not fit is asked for again
+with the cursor of the answer.  Rows are fetched a few at a time and looked at after the
+statement has ended, so that no reading keeps the log from being emptied.
+Non-rule: changes nothing, and never runs on the daemon's event loop: `reader` gives it a
+process of its own, the command line calls it when no daemon is there.
+Source: sqlite.org, "Write-Ahead Logging" (readers and checkpoints).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import sqlite3
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Self, TypeAlias
+
+from proxy.core import decode, wire
+from proxy.core.decode import Decoded
+from proxy.core.hit import Hit, Received, Request, Suites
+from proxy.core.moment import Boots
+from proxy.core.rescue import row_sum
+from proxy.errors import QueueUnavailable
+
+Json: TypeAlias = dict[str, Any]
+
+WORK_S = 0.15
+CHUNK = 128
+MOST_ROWS = 500
+NEWEST = 2**63 - 1
+
+WAITING, SENDING, HELD, DELIVERED, DEAD = "waiting", "sending", "held", "delivered", "dead"
+STATES = frozenset({WAITING, SENDING, HELD, DELIVERED, DEAD})
+
+_KEPT = """
+    SELECT h.id, h.lane, h.boot, h.received_ms, h.flags, h.suites, h.content, h.sum,
+           0, d.at_ms, d.status, d.ts, k.reason, 0
+    FROM {tables} WHERE h.id < ?1"""
+_DEAD = """
+    SELECT id, lane, boot, received_ms, flags, suites, content, sum,
+           1, died_ms, status, NULL, reason, tries
+    FROM dead WHERE id < ?1"""
+_HITS = _KEPT.format(
+    tables="hits h LEFT JOIN delivered d ON d.id = h.id LEFT JOIN held k ON k.id = h.id"
+)
+# Where few are wanted among many, the narrow table leads.
+_LEADING = {
+    frozenset({HELD}): _KEPT.format(
+        tables="held k CROSS JOIN hits h ON h.id = k.id LEFT JOIN delivered d ON d.id = k.id"
+    ).replace("h.id < ?1", "k.id < ?1"),
+    frozenset({DELIVERED}): _KEPT.format(
+        tables="delivered d CROSS JOIN hits h ON h.id = d.id LEFT JOIN held k ON k.id = d.id"
+    ).replace("h.id < ?1", "d.id < ?1"),
+}
+_ORDER = " ORDER BY 1 DESC LIMIT ?2"
+
+
+@dataclass(frozen=True, slots=True)
+class Told:
+    """What the file does not know: the configured suites, and what the daemon is doing.
+
+    `sending` are the hits in flight, `tries` the failed tries of those that wait for another.
+    """
+
+    suites: Suites = field(default_factory=lambda: Suites({}))
+    sending: frozenset[int] = frozenset()
+    tries: Mapping[int, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """A hit as it stands in the file; `at_ms` is when it was delivered or died."""
+
+    hit: Hit
+    state: str
+    received_ms: int
+    at_ms: int | None
+    status: int | None
+    ts: int | None
+    reason: str | None
+    tries: int
+
+
+class Browser:
+    """One queue file, opened for reading.  A context manager."""
+
+    def __init__(self, path: Path, told: Told | None = None, work_s: float = WORK_S) -> None:
+        self.told = told or Told()
+        self._path = path
+        self._work_s = work_s
+        self._db: sqlite3.Connection | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        if self._db is not None:
+            self._db.close()
+            self._db = None
+
+    # -- what is asked ---------------------------------------------------------------------
+
+    def hits(  # the filter has no grammar yet
+        self,
+        q: str = "",  # noqa: ARG002 - as above
+        cursor: int | None = None,
+        limit: int = 100,
+    ) -> Json:
+        """A page of hits; with `complete` false, `cursor` says where to go on."""
+        until = time.monotonic() + self._work_s
+        rows: list[Json] = []
+        at = NEWEST if cursor is None else cursor
+        complete, searched_to = True, None
+        for kept in self._below(at, STATES, min(limit, MOST_ROWS)):
+            at, searched_to = kept.hit.id, kept.received_ms
+            rows.append(self.row(kept))
+            if len(rows) >= min(limit, MOST_ROWS) or time.monotonic() >= until:
+                complete = not self._any_below(at)
+                break
+        return {
+            "hits": rows,
+            "cursor": None if complete else str(at),
+            "complete": complete,
+            "searched_to_ms": searched_to,
+        }
+
+    def hit(self, id_: int) -> Json | None:
+        """Everything about one hit; None when it is not kept (any more)."""
+        kept = self.find(id_)
+        if kept is None:
+            return None
+        decoded = decode.decode(kept.hit.request)
+        request = kept.hit.request
+        return self.row(kept, decoded) | {
+            "decoded": _plain(decoded),
+            "timeline": _timeline(kept),
+            "request": {
+                "method": request.method,
+                "target": request.target.decode("latin-1"),
+                "headers": [
+                    [name.decode("latin-1"), value.decode("latin-1")]
+                    for name, value in request.headers
+                ],
+                "body": request.body.decode("latin-1"),
+            },
+            "ts_sent": kept.ts,
+        }
+
+    def find(self, id_: int) -> Kept | None:
+        """One hit as it stands in the file."""
+        found = next(self._below(id_ + 1, STATES, 1), None) if 0 <= id_ < NEWEST else None
+        return found if found is not None and found.hit.id == id_ else None
+
+    def counts(self, q: str = "") -> Json:  # noqa: ARG002 - likewise
+        """How many are kept, by state; those in flight are among the waiting."""
+        ledger = self._rows("SELECT waiting, held, dead FROM ledger")
+        ((delivered,),) = self._rows("SELECT count(*) FROM delivered")
+        waiting, held, dead = ledger[0]
+        return {
+            "total": waiting + delivered + dead,
+            "waiting": waiting - held,
+            "held": held,
+            "delivered": delivered,
+            "dead": dead,
+            "complete": True,
+        }
+
+    # -- one row -----------------------------------------------------------------------------
+
+    def row(self, kept: Kept, decoded: Decoded | None = None) -> Json:
+        """A hit as a list shows it."""
+        hit = kept.hit
+        said = decode.decode(hit.request) if decoded is None else decoded
+        visitor = next((one for one in said.identities if one.used), None)
+        return {
+            "id": hit.id,
+            "state": kept.state,
+            "received_ms": kept.received_ms,
+            "delivered_ms": kept.at_ms if kept.state == DELIVERED else None,
+            "kind": str(said.kind),
+            "title": said.title,
+            "events": [event.name for event in said.events],
+            "suites": list(hit.suites or said.suites),
+            "visitor": None if visitor is None else {"kind": visitor.kind, "value": visitor.value},
+            "findings": [],
+            "reason": kept.reason,
+            "status": kept.status,
+            "tries": kept.tries,
+            "ambiguous": hit.ambiguous,
+            "bytes": hit.size,
+        }
+
+    # -- the file ----------------------------------------------------------------------------
+
+    def _below(self, id_: int, states: frozenset[str], expected: int) -> Iterator[Kept]:
+        """Hits with smaller ids, newest first; those of other states may be among them."""
+        boots = self._boots()
+        sql = _select(states)
+        chunk = max(1, min(CHUNK, expected))
+        while True:
+            rows = self._rows(sql, id_, chunk)
+            for row in rows:
+                kept = self._kept(row, boots)
+                if kept.state in states:
+                    yield kept
+            if len(rows) < chunk:
+                return
+            id_, chunk = rows[-1][0], CHUNK
+
+    def _any_below(self, id_: int) -> bool:
+        sql = (
+            "SELECT EXISTS (SELECT 1 FROM hits WHERE id < ?1)"
+            " OR EXISTS (SELECT 1 FROM dead WHERE id < ?1)"
+        )
+        return bool(self._rows(sql, id_)[0][0])
+
+    def _kept(self, row: tuple[Any, ...], boots: Boots) -> Kept:
+        dead, at_ms, status, ts, reason, tries = row[8:]
+        hit = _hit(row[:8])
+        state = WAITING
+        if dead:
+            state = DEAD
+        elif at_ms is not None:
+            state, tries = DELIVERED, 1
+        elif reason is not None:
+            state = HELD
+        elif hit.id in self.told.sending:
+            state = SENDING
+        if state in (WAITING, SENDING):
+            tries = self.told.tries.get(hit.id, 0)
+        return Kept(hit, state, boots.wall_ms(hit.received), at_ms, status, ts, reason, tries)
+
+    def _boots(self) -> Boots:
+        offsets = dict(self._rows("SELECT boot, offset_ms FROM boots"))
+        return Boots(max(offsets, default=0), offsets or {0: 0})
+
+    def _rows(self, sql: str, *values: object) -> list[tuple[Any, ...]]:
+        try:
+            if self._db is None:
+                uri = f"{self._path.absolute().as_uri()}?mode=ro"
+                self._db = sqlite3.connect(uri, uri=True, isolation_level=None)
+                self._db.execute("PRAGMA query_only = 1")
+            return self._db.execute(sql, values).fetchall()
+        except sqlite3.Error as error:
+            # The next question opens the file anew: it may be another one by then.
+            with contextlib.suppress(sqlite3.Error):
+                self.close()
+            raise QueueUnavailable(f"cannot read {self._path}: {error}") from error
+
+
+def _select(states: frozenset[str]) -> str:
+    arms = [_LEADING.get(states - {DEAD}, _HITS)] if states - {DEAD} else []
+    arms += [_DEAD] if DEAD in states else []
+    return " UNION ALL ".join(arms) + _ORDER
+
+
+def _hit(row: Sequence[Any]) -> Hit:
+    id_, lane, boot, received_ms, flags, suites, content, total = row
+    request = Request("", b"", body=content)
+    if total == row_sum(lane, boot, received_ms, content):
+        with contextlib.suppress(ValueError):
+            request = wire.unpack(content)
+    return Hit(
+        id=id_,
+        lane=lane,
+        received=Received(boot, received_ms),
+        request=request,
+        size=len(content),
+        suites=tuple(suites.split(",")) if suites else (),
+        ambiguous=bool(flags & 1),
+        requeued=bool(flags & 2),
+    )
+
+
+def _plain(decoded: Decoded) -> Json:
+    return asdict(decoded) | {"kind": str(decoded.kind)}
+
+
+def _timeline(kept: Kept) -> list[Json]:
+    """What is known to have happened, in its order; a moment nobody noted is null."""
+    told: list[tuple[int | None, str]] = [(kept.received_ms, "received and stored")]
+    if kept.hit.requeued:
+        told.append((None, "requeued from the dead letters by a person"))
+    if kept.tries and kept.state in (WAITING, SENDING, DEAD):
+        told.append((None, f"{kept.tries} failed {'try' if kept.tries == 1 else 'tries'}"))
+    if kept.hit.ambiguous:
+        told.append((None, "may have reached Adobe: a send was cut before its answer"))
+    match kept.state:
+        case "sending":
+            told.append((None, "being sent"))
+        case "held":
+            told.append((None, f"held: {kept.reason}"))
+        case "delivered":
+            told.append((kept.at_ms, f"delivered: answered {kept.status}"))
+        case "dead":
+            told.append((kept.at_ms, f"dead letter: {kept.reason}"))
+    return [{"at_ms": at_ms, "what": what} for at_ms, what in told]
