@@ -30,12 +30,15 @@ from proxy.core.link import State
 from proxy.desk import Desk
 from proxy.drain import Drain, Policy
 from proxy.errors import ConfigError
+from proxy.live import Live
 from proxy.points import Point, reached
 from proxy.reading import Reading
 from proxy.shell.admin import Admin
 from proxy.shell.clock import Clock, SystemClock
 from proxy.shell.hits import Hits
 from proxy.shell.intake import Intake, Listening
+from proxy.shell.live import Events
+from proxy.shell.page import Page
 from proxy.shell.queue import Queue
 from proxy.shell.supervisor import Supervisor
 from proxy.shell.upstream import Upstream, Where
@@ -109,6 +112,7 @@ async def run(
             # 3. No more people.
             changing.cancel()
             keeping.cancel()
+            daemon.events.end()
             await daemon.admin.close()
             await daemon.reading.close()
             # 4. What is known goes to disk.
@@ -147,7 +151,8 @@ class Daemon:
         self.desk = Desk(queue, self.drain, self.server, loop.time(), loop.time)
         self.intake = Intake(queue, suites, lambda: received(queue), self._identify)
         self.reading = Reading(queue, self.drain, lambda: self.intake.suites)
-        self.admin = Admin(self.desk, [Hits(self.reading)])
+        self.events = Events(Live(self.desk, self.reading))
+        self.admin = Admin(self.desk, [Hits(self.reading), self.events, Page()])
         self._tls: ssl.SSLContext | None = None
 
     async def remember(self) -> None:
@@ -205,6 +210,7 @@ class Daemon:
         """End everything that is still open, without a grace."""
         with contextlib.suppress(OSError):
             await self.intake.close(0)
+        self.events.end()
         await self.admin.close()
         await self.reading.close()
         if self.upstream is not None:

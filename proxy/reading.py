@@ -8,7 +8,7 @@ Source: docs/design/0011.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from proxy.core.hit import Suites
 from proxy.drain import Drain
@@ -42,6 +42,10 @@ class Reading:
     async def counts(self, q: str) -> bytes:
         """How many there are, by state, as JSON."""
         return (await self._ask("counts", q=q)).body
+
+    async def rows(self, ids: Sequence[int]) -> bytes:
+        """These hits as a list shows them, as JSON, but for those that are gone."""
+        return (await self._ask("rows", ids=list(ids))).body
 
     async def _ask(self, what: str, **how: object) -> Reply:
         reply = await self._reader.ask(what, **how)

@@ -19,7 +19,7 @@ from aiohttp import web
 
 from proxy.core import guard
 from proxy.errors import QueueError
-from proxy.shell import asked
+from proxy.shell import asked, page
 from proxy.shell.api import Api, Desk
 from proxy.shell.asked import Problem
 
@@ -28,7 +28,7 @@ log = logging.getLogger(__name__)
 MOST_BODY = 64 * 1024
 CLOSE_S = 2.0
 COOKIE = "trackoffline"
-OPEN = frozenset({"/healthz", "/readyz", "/api/v1/login"})
+OPEN = frozenset({"/healthz", "/readyz", "/api/v1/login"}) | page.OPEN
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
@@ -109,7 +109,8 @@ class Admin:
             log.exception("an admin request failed")
             response = asked.problem(500, "a fault of trackoffline, the log has more")
         if not response.prepared:
-            response.headers.update(asked.HEADERS)
+            for name, value in asked.HEADERS.items():
+                response.headers.setdefault(name, value)
         return response
 
     def _check(self, request: web.Request) -> None:
@@ -124,7 +125,7 @@ class Admin:
             request.scheme,
         ):
             raise Problem(403, "a page of another site may not change anything here")
-        if self._token is not None and request.path not in OPEN and not self._is_known(request):
+        if self._token is not None and not _is_open(request) and not self._is_known(request):
             raise Problem(401, "a token is needed: Authorization: Bearer <admin.token_file>")
 
     def _is_known(self, request: web.Request) -> bool:
@@ -150,6 +151,12 @@ class Admin:
             path="/",
         )
         return response
+
+
+def _is_open(request: web.Request) -> bool:
+    """Whether it is a route for everybody; one that does not exist is for nobody."""
+    resource = request.match_info.route.resource
+    return resource is not None and resource.canonical in OPEN
 
 
 def _same(given: object, ours: str) -> bool:

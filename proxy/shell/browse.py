@@ -158,6 +158,11 @@ class Browser:
         found = next(self._below(id_ + 1, STATES, 1), None) if 0 <= id_ < NEWEST else None
         return found if found is not None and found.hit.id == id_ else None
 
+    def rows(self, ids: Sequence[int]) -> list[Json]:
+        """These hits as a list shows them, newest first, but for those that are gone."""
+        found = (self.find(id_) for id_ in sorted(ids, reverse=True))
+        return [self.row(kept) for kept in found if kept is not None]
+
     def counts(self, q: str = "") -> Json:  # noqa: ARG002 - likewise
         """How many are kept, by state; those in flight are among the waiting."""
         ledger = self._rows("SELECT waiting, held, dead FROM ledger")

@@ -189,6 +189,7 @@ class Queue:
         self.salvaged: list[str] = []  # what was damaged at the start, a line each
         self.news = asyncio.Event()  # something happened since the drain last cleared it
         self.arrivals: deque[tuple[int, int]] | None = None  # id and lane, once someone reads
+        self.landed: deque[int] | None = None  # the last that were sent, while someone looks
         self._writer, self._reader = writer, reader
         self._lock, self._sending, self._reserve = lock, sending, beside.Reserve(path)
         self._book = book
@@ -660,6 +661,8 @@ class Queue:
     def _landed(self, hit: int) -> None:
         self._sending.unmark(hit)
         self._overtaken.pop(hit, None)
+        if self.landed is not None:
+            self.landed.append(hit)
 
     def _made_room(self, adds: list[_Asked[Sequence[NewHit]]]) -> None:
         """These are no longer on their way."""
