@@ -19,7 +19,7 @@ from typing import Any
 import structlog
 
 from proxy import __version__
-from proxy.core import limits
+from proxy.core import limits, series
 from proxy.core.link import State
 from proxy.core.moment import Boots
 from proxy.drain import Drain
@@ -47,6 +47,7 @@ class Desk:
     started: float
     loop_time: Callable[[], float]
     offline_until_ms: float | None = None  # None: not held; inf: until told otherwise
+    noted_s: int = -1  # the second of the chart's last point
 
     # -- looking -------------------------------------------------------------------------
 
@@ -149,6 +150,32 @@ class Desk:
         """For how long hits that may be sent have been waiting without anything being tried."""
         return 0.0 if self.drain is None else self.drain.idle_s(self.loop_time())
 
+    # -- the chart -----------------------------------------------------------------------
+
+    async def note_point(self) -> None:
+        """A point for the chart, when the last one is old enough; survives restarts."""
+        at_s = series.due(self.queue.clock.wall_ms() // 1000, self.noted_s)
+        if at_s is not None:
+            await self.queue.note_point(at_s, int(await self.oldest_s() or 0))
+            self.noted_s = at_s
+
+    async def series(self, window_s: int) -> dict[str, Any]:
+        """The chart's points in so many seconds up to now; the last one is this moment."""
+        now_s = self.queue.clock.wall_ms() // 1000
+        ledger = self.queue.ledger
+        points = [point for point in await self.queue.series() if point.at_s < now_s]
+        points.append(
+            series.Point(
+                now_s,
+                int(await self.oldest_s() or 0),
+                ledger.waiting,
+                ledger.accepted,
+                ledger.delivered,
+                ledger.dead,
+            )
+        )
+        return {"step_s": series.STEP_S, "points": series.shown(points, now_s - window_s)}
+
     # -- telling -------------------------------------------------------------------------
 
     async def go_offline(self, for_s: float | None = None) -> None:
@@ -175,6 +202,8 @@ class Desk:
         value = await self.queue.setting(OFFLINE)
         if value is not None:
             self._held(float("inf") if value == FOR_EVER else float(value))
+        with contextlib.suppress(QueueError):  # the chart is no reason not to start
+            await self.note_point()
 
     async def end_of_hold(self) -> float | None:
         """Go online when the hold is over; else the seconds left, None when there is none."""

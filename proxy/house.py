@@ -38,6 +38,7 @@ async def keep(desk: Desk, supervisor: Supervisor) -> None:
             tidied = loop.time()
             try:
                 await desk.queue.tidy()
+                await desk.note_point()
             except QueueError as error:
                 log.warning("the queue could not be tidied", reason=str(error))
             before, counted = counted, _losses(desk.queue)

@@ -39,6 +39,7 @@ class Desk(Protocol):
     async def dead_letters(self, after: int, limit: int) -> list[dict[str, Any]]: ...
     async def export(self, after: int, limit: int) -> list[dict[str, Any]]: ...
     def dead(self) -> int: ...
+    async def series(self, window_s: int) -> dict[str, Any]: ...
     async def requeue(self, ids: list[int] | None) -> int: ...
     async def discard(self, ids: list[int] | None) -> int: ...
 
@@ -55,6 +56,7 @@ class Api:
             web.get("/healthz", self._healthz),
             web.get("/readyz", self._readyz),
             web.get("/api/v1/status", self._status),
+            web.get("/api/v1/series", self._series),
             web.post("/api/v1/forwarding/offline", self._offline),
             web.post("/api/v1/forwarding/online", self._online),
             web.post("/api/v1/forwarding/retry", self._retry),
@@ -78,6 +80,13 @@ class Api:
 
     async def _status(self, _: web.Request) -> web.Response:
         return web.json_response(await self._desk.status())
+
+    async def _series(self, request: web.Request) -> web.Response:
+        found = SPAN.fullmatch(request.query.get("window", "24h"))
+        if found is None:
+            raise asked.Problem(400, 'window must be a length such as "30m" or "24h"')
+        window_s = int(found[1]) * SECONDS[found[2]]
+        return web.json_response(await self._desk.series(window_s))
 
     async def _offline(self, request: web.Request) -> web.Response:
         for_s = _length(await self._body(request, "for_seconds", "for"))

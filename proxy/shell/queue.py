@@ -30,7 +30,7 @@ from typing import Any, Concatenate, Generic, ParamSpec, TypeVar
 
 import aiosqlite
 
-from proxy.core import limits, wire
+from proxy.core import limits, series, wire
 from proxy.core.hit import Hit, Ledger, NewHit, Received, Request
 from proxy.core.limits import Limits
 from proxy.core.moment import STEP_MS, Boots
@@ -117,6 +117,9 @@ STAMPS_AFTER = """
     SELECT h.lane, max(d.ts) FROM delivered d JOIN hits h ON h.id = d.id
     WHERE d.ts > ? GROUP BY h.lane"""
 OLD_DELIVERED = "SELECT id FROM delivered WHERE at_ms < ? ORDER BY id LIMIT ?"
+NOTE = "INSERT OR REPLACE INTO series VALUES (?, ?, ?, ?, ?, ?)"
+FORGET = "DELETE FROM series WHERE at_s < ? OR at_s > ?"
+SERIES = "SELECT at_s, oldest_s, waiting, accepted, delivered, dead FROM series ORDER BY at_s"
 FIRST_DELIVERED = "SELECT id FROM delivered ORDER BY id LIMIT ?"
 
 _LEDGER = tuple(field.name for field in fields(Ledger))
@@ -461,6 +464,14 @@ class Queue:
         As far as delivered hits are kept: what a clock that was ahead has left behind.
         """
         return dict(await self._read(_rows, STAMPS_AFTER, second))
+
+    async def series(self) -> list[series.Point]:
+        """The points noted in the last day, oldest first."""
+        return [series.Point(*row) for row in await self._read(_rows, SERIES)]
+
+    async def note_point(self, at_s: int, oldest_s: int) -> None:
+        """Note what stands now, for the chart; one row, every few minutes."""
+        await self._change(partial(_note, at_s, oldest_s))
 
     # -- keeping house ------------------------------------------------------------------
 
@@ -989,6 +1000,15 @@ def _shrink(db: sqlite3.Connection, _book: _Book, _lean: bool) -> int:
         db.execute("PRAGMA incremental_vacuum(1)")
         reached(Point.SHRINK_INSIDE)
     return pages
+
+
+def _note(at_s: int, oldest_s: int, db: sqlite3.Connection, book: _Book, lean: bool) -> None:
+    """One row in, one or two out: no hit waits for it longer than for another hit."""
+    if lean:
+        return  # a chart is no reason to need room on a full disk
+    now = book.ledger
+    db.execute(NOTE, (at_s, oldest_s, now.waiting, now.accepted, now.delivered, now.dead))
+    db.execute(FORGET, (at_s - series.KEPT_S, at_s))
 
 
 def _set(name: str, value: str | None, db: sqlite3.Connection, _book: _Book, _lean: bool) -> None:

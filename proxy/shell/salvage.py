@@ -30,7 +30,7 @@ CHECKED_BYTES = 256 * 1024**2
 BATCH = 1_000
 PAGE_SIZE = 8_192  # of every file the queue ever made
 SUFFIXES = ("", "-wal", "-shm")
-TABLES = {"boots", "hits", "delivered", "held", "dead", "ledger", "tallies", "settings"}
+TABLES = {"boots", "hits", "delivered", "held", "dead", "ledger", "tallies", "settings", "series"}
 
 ADD_HIT = "INSERT OR IGNORE INTO hits VALUES (?, ?, ?, ?, ?, ?, ?, ?)"
 ADD_DEAD = "INSERT OR IGNORE INTO dead VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
