@@ -26,11 +26,12 @@ from proxy.core import wire
 from proxy.core.hit import Hit, Ledger, NewHit, Received, Request
 from proxy.core.limits import Limits
 from proxy.errors import QueueFull, QueueInUse, QueueTooNew, QueueUnavailable
-from proxy.shell import beside
+from proxy.shell import beside, migrate
 from proxy.shell import queue as queue_module
 from proxy.shell.queue import Queue, peek, peek_dead
 
 ANY_SIZE = Limits(min_free_disk=0)
+NEWEST = len(migrate.scripts())
 NO_BOUND = 2**31 - 2  # SQLite's own bound of pages
 CHECKOUT = Path(__file__).resolve().parent.parent
 
@@ -1108,7 +1109,7 @@ async def test_a_newer_file_is_refused(queue: Queue, open_queue: OpenQueue) -> N
         db.execute("PRAGMA user_version = 7")
 
     for _ in range(2):
-        with pytest.raises(QueueTooNew, match=r"version 7.*up to 1"):
+        with pytest.raises(QueueTooNew, match=rf"version 7.*up to {NEWEST}"):
             await open_queue()
 
 
