@@ -12,19 +12,23 @@ Source: sqlite.org, "Write-Ahead Logging" (readers and checkpoints).
 from __future__ import annotations
 
 import contextlib
+import functools
+import itertools
+import re
 import sqlite3
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Self, TypeAlias
 
-from proxy.core import decode, wire
+from proxy.core import advice, beacon, decode, findings, wire
 from proxy.core.decode import Decoded
-from proxy.core.hit import Hit, Received, Request, Suites
+from proxy.core.findings import Finding
+from proxy.core.hit import Headers, Hit, Received, Request, Suites
 from proxy.core.moment import Boots
 from proxy.core.rescue import row_sum
-from proxy.errors import QueueUnavailable
+from proxy.errors import NotABeacon, QueueUnavailable
 
 Json: TypeAlias = dict[str, Any]
 
@@ -32,6 +36,13 @@ WORK_S = 0.15
 CHUNK = 128
 MOST_ROWS = 500
 NEWEST = 2**63 - 1
+# What a table of report suites, and of reasons, may grow to: strangers choose both.
+MOST_SUITES, MOST_GROUPS, OTHER = 200, 100, "other"
+SAMPLE = 200
+DAY_MS = 86_400_000
+HEAD = 6_000  # more than a path with as many report suites as a hit may have
+PATH = re.compile(rb"[A-Z]+ /b/ss/([^/? ]+)/")
+SECRET = frozenset({b"cookie", b"authorization", b"proxy-authorization", b"set-cookie"})
 
 WAITING, SENDING, HELD, DELIVERED, DEAD = "waiting", "sending", "held", "delivered", "dead"
 STATES = frozenset({WAITING, SENDING, HELD, DELIVERED, DEAD})
@@ -56,6 +67,16 @@ _LEADING = {
         tables="delivered d CROSS JOIN hits h ON h.id = d.id LEFT JOIN held k ON k.id = d.id"
     ).replace("h.id < ?1", "d.id < ?1"),
 }
+_CAUSES = """
+    SELECT id, reason, status, died_ms, suites, substr(content, 1, ?3) FROM dead
+    WHERE id < ?1 ORDER BY id DESC LIMIT ?2"""
+_OF_SUITES = """
+    SELECT h.id, h.boot, h.received_ms, h.suites, substr(h.content, 1, ?3), 0, d.at_ms
+    FROM hits h LEFT JOIN delivered d ON d.id = h.id WHERE h.id < ?1
+    UNION ALL
+    SELECT id, boot, received_ms, suites, substr(content, 1, ?3), 1, NULL FROM dead
+    WHERE id < ?1
+    ORDER BY 1 DESC LIMIT ?2"""
 _ORDER = " ORDER BY 1 DESC LIMIT ?2"
 
 
@@ -83,6 +104,20 @@ class Kept:
     ts: int | None
     reason: str | None
     tries: int
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """A hit and what it says."""
+
+    kept: Kept
+    decoded: Decoded
+    findings: tuple[Finding, ...]
+
+    @property
+    def suites(self) -> tuple[str, ...]:
+        """Those this row stands for."""
+        return self.kept.hit.suites or self.decoded.suites
 
 
 class Browser:
@@ -120,7 +155,7 @@ class Browser:
         complete, searched_to = True, None
         for kept in self._below(at, STATES, min(limit, MOST_ROWS)):
             at, searched_to = kept.hit.id, kept.received_ms
-            rows.append(self.row(kept))
+            rows.append(self.row(self.see(kept)))
             if len(rows) >= min(limit, MOST_ROWS) or time.monotonic() >= until:
                 complete = not self._any_below(at)
                 break
@@ -131,22 +166,26 @@ class Browser:
             "searched_to_ms": searched_to,
         }
 
-    def hit(self, id_: int) -> Json | None:
-        """Everything about one hit; None when it is not kept (any more)."""
+    def hit(self, id_: int, *, unredacted: bool = False) -> Json | None:
+        """Everything about one hit; None when it is not kept (any more).
+
+        Headers that tell who somebody is stand there as such, unless they are asked for.
+        """
         kept = self.find(id_)
         if kept is None:
             return None
-        decoded = decode.decode(kept.hit.request)
+        seen = self.see(kept)
         request = kept.hit.request
-        return self.row(kept, decoded) | {
-            "decoded": _plain(decoded),
+        headers = request.headers if unredacted else redacted(request.headers)
+        return self.row(seen) | {
+            "decoded": _plain(seen.decoded),
+            "findings": [asdict(one) for one in seen.findings],
             "timeline": _timeline(kept),
             "request": {
                 "method": request.method,
                 "target": request.target.decode("latin-1"),
                 "headers": [
-                    [name.decode("latin-1"), value.decode("latin-1")]
-                    for name, value in request.headers
+                    [name.decode("latin-1"), value.decode("latin-1")] for name, value in headers
                 ],
                 "body": request.body.decode("latin-1"),
             },
@@ -161,7 +200,7 @@ class Browser:
     def rows(self, ids: Sequence[int]) -> list[Json]:
         """These hits as a list shows them, newest first, but for those that are gone."""
         found = (self.find(id_) for id_ in sorted(ids, reverse=True))
-        return [self.row(kept) for kept in found if kept is not None]
+        return [self.row(self.see(kept)) for kept in found if kept is not None]
 
     def counts(self, q: str = "") -> Json:  # noqa: ARG002 - likewise
         """How many are kept, by state; those in flight are among the waiting."""
@@ -177,29 +216,131 @@ class Browser:
             "complete": True,
         }
 
+    def groups(self) -> Json:
+        """Dead letters by what they died of, the most numerous first."""
+        groups: dict[tuple[str, int | None], Json] = {}
+        until = time.monotonic() + self._work_s
+        at, complete = NEWEST, True
+        while rows := self._rows(_CAUSES, at, MOST_ROWS, HEAD):
+            for id_, reason, status, died_ms, suites, head in rows:
+                at = id_
+                group = groups.setdefault(
+                    (reason, status),
+                    {
+                        "reason": reason,
+                        "status": status,
+                        "hits": 0,
+                        "suites": set(),
+                        "first_ms": died_ms,
+                        "last_ms": died_ms,
+                        "next_step": advice.next_step(reason, status),
+                    },
+                )
+                group["hits"] += 1
+                group["first_ms"] = min(group["first_ms"], died_ms)
+                group["last_ms"] = max(group["last_ms"], died_ms)
+                if len(group["suites"]) < MOST_SUITES:
+                    group["suites"].update(_suites(suites, head))
+            if time.monotonic() >= until:
+                complete = len(rows) < MOST_ROWS
+                break
+        found = sorted(groups.values(), key=lambda group: -group["hits"])[:MOST_GROUPS]
+        for group in found:
+            group["suites"] = sorted(group["suites"])
+        return {"groups": found, "complete": complete}
+
+    def suites(self) -> Json:
+        """What there is of each report suite; `complete` false when only the newest were counted.
+
+        Findings are those of a sample: the newest hits.
+        """
+        found: dict[str, Json] = {rsid: self._suite(rsid) for rsid in self.told.suites.known}
+
+        def of(rsid: str) -> Json:
+            if rsid not in found and len(found) >= MOST_SUITES:
+                rsid = OTHER
+            return found.setdefault(rsid, self._suite(rsid))
+
+        for kept in itertools.islice(self._below(NEWEST, STATES, SAMPLE), SAMPLE):
+            seen = self.see(kept)
+            for rsid in seen.suites:
+                rules = of(rsid)["findings"]
+                for rule in {finding.rule for finding in seen.findings}:
+                    rules[rule] = rules.get(rule, 0) + 1
+        complete = self._count(of)
+        return {"suites": list(found.values()), "complete": complete}
+
+    def _count(self, of: Callable[[str], Json]) -> bool:
+        """Count each hit with its suites; whether all were counted."""
+        until = time.monotonic() + self._work_s
+        day_ago_ms = time.time() * 1000 - DAY_MS
+        boots = self._boots()
+        at = NEWEST
+        while rows := self._rows(_OF_SUITES, at, MOST_ROWS, HEAD):
+            for id_, boot, received_ms, suites, head, dead, delivered_ms in rows:
+                at = id_
+                is_new = boots.wall_ms(Received(boot, received_ms)) >= day_ago_ms
+                for suite in map(of, _suites(suites, head)):
+                    suite["received_24h"] += is_new
+                    if dead:
+                        suite["dead"] += 1
+                    elif delivered_ms is None:
+                        suite["waiting"] += 1
+                    else:
+                        suite["delivered_24h"] += delivered_ms >= day_ago_ms
+            if time.monotonic() >= until:
+                return len(rows) < MOST_ROWS
+        return True
+
+    def _suite(self, rsid: str) -> Json:
+        suites = self.told.suites
+        return {
+            "suite": rsid,
+            "timestamps": str(suites.of(rsid).timestamps),
+            "listed": rsid in suites.known,
+            "waiting": 0,
+            "received_24h": 0,
+            "delivered_24h": 0,
+            "dead": 0,
+            "findings": {},
+        }
+
     # -- one row -----------------------------------------------------------------------------
 
-    def row(self, kept: Kept, decoded: Decoded | None = None) -> Json:
+    def see(self, kept: Kept) -> Seen:
+        """The hit decoded, and what is wrong with it."""
+        decoded = decode.decode(kept.hit.request)
+        found = findings.findings(
+            decoded,
+            kept.hit.request,
+            self.told.suites,
+            received_ms=kept.received_ms,
+            at_ms=time.time() * 1000 if kept.at_ms is None else kept.at_ms,
+        )
+        return Seen(kept, decoded, found)
+
+    def row(self, seen: Seen) -> Json:
         """A hit as a list shows it."""
-        hit = kept.hit
-        said = decode.decode(hit.request) if decoded is None else decoded
+        kept, said = seen.kept, seen.decoded
         visitor = next((one for one in said.identities if one.used), None)
         return {
-            "id": hit.id,
+            "id": kept.hit.id,
             "state": kept.state,
             "received_ms": kept.received_ms,
             "delivered_ms": kept.at_ms if kept.state == DELIVERED else None,
             "kind": str(said.kind),
             "title": said.title,
             "events": [event.name for event in said.events],
-            "suites": list(hit.suites or said.suites),
-            "visitor": None if visitor is None else {"kind": visitor.kind, "value": visitor.value},
-            "findings": [],
+            "suites": list(seen.suites),
+            "visitor": visitor and {"kind": visitor.kind, "value": visitor.value},
+            "findings": [
+                {"rule": one.rule, "severity": str(one.severity)} for one in seen.findings
+            ],
             "reason": kept.reason,
             "status": kept.status,
             "tries": kept.tries,
-            "ambiguous": hit.ambiguous,
-            "bytes": hit.size,
+            "ambiguous": kept.hit.ambiguous,
+            "bytes": kept.hit.size,
         }
 
     # -- the file ----------------------------------------------------------------------------
@@ -282,6 +423,27 @@ def _hit(row: Sequence[Any]) -> Hit:
         ambiguous=bool(flags & 1),
         requeued=bool(flags & 2),
     )
+
+
+@functools.lru_cache(maxsize=4_096)
+def _named(segment: bytes) -> tuple[str, ...]:
+    try:
+        return beacon.suites_of(segment)
+    except NotABeacon:
+        return ()
+
+
+def _suites(part: str | None, head: bytes) -> tuple[str, ...]:
+    """The report suites of a row, without decoding it; none of an XML request."""
+    if part:
+        return tuple(part.split(","))
+    path = PATH.match(head)
+    return () if path is None else _named(path[1])
+
+
+def redacted(headers: Headers) -> Headers:
+    """The headers, with those that tell who somebody is hidden."""
+    return tuple((n, b"(hidden)" if n.lower() in SECRET else v) for n, v in headers)
 
 
 def _plain(decoded: Decoded) -> Json:

@@ -1,0 +1,36 @@
+"""What to do about a dead letter: the next step for each way in which a hit dies.
+
+Rule: said in the words of the settings and verbs there are; nothing is done.
+Non-rule: knows no hit, only the reason and the status it died of.
+Source: the reasons of `stamp`, `verdict` and the drain; docs/design/0006.
+"""
+
+from __future__ import annotations
+
+REQUEUE = "requeue"
+
+
+def next_step(reason: str, status: int | None) -> str:
+    """One line for a person."""
+    if "carries ts" in reason:
+        return (
+            "Adobe would drop it: change the suite's timestamp mode at Adobe and under"
+            " [suites.known], then requeue; or discard"
+        )
+    if "too old" in reason:
+        return (
+            'requeue once the suite has when_late = "send" (they count at the time of'
+            " delivery); or discard"
+        )
+    if "no hit" in reason:
+        return "export them for a look, then discard"
+    if " attempts: " in reason or reason[:1].isdigit():
+        return "what failed may have passed: requeue"
+    match status:
+        case 404 | 410:
+            return "check the report suite id and upstream.server, then requeue"
+        case 401 | 403 | 407:
+            return "check who may send to upstream.server, then requeue"
+        case 413 | 414 | 431:
+            return "too large for the collection server: export, then discard"
+    return "look at one of them, then requeue or discard"
