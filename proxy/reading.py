@@ -8,9 +8,11 @@ Source: docs/design/0011.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Sequence
 
 from proxy.core.hit import Suites
+from proxy.core.search import Fault
 from proxy.drain import Drain
 from proxy.errors import QueueUnavailable
 from proxy.shell.browse import Told
@@ -34,14 +36,45 @@ class Reading:
         """A page of hits as JSON, newest first."""
         return (await self._ask("hits", q=q, cursor=cursor, limit=limit)).body
 
-    async def hit(self, id_: int) -> bytes | None:
+    async def hit(self, id_: int, *, unredacted: bool) -> bytes | None:
         """One hit as JSON; None when there is none of that id."""
-        reply = await self._ask("hit", id_=id_)
+        reply = await self._ask("hit", id_=id_, unredacted=unredacted)
         return None if reply.body == b"null" else reply.body
 
-    async def counts(self, q: str) -> bytes:
+    async def counts(self, q: str, cursor: int | None) -> bytes:
         """How many there are, by state, as JSON."""
-        return (await self._ask("counts", q=q)).body
+        return (await self._ask("counts", q=q, cursor=cursor)).body
+
+    async def suites(self) -> bytes:
+        """What there is of each report suite, as JSON."""
+        return (await self._ask("suites")).body
+
+    async def groups(self) -> bytes:
+        """Dead letters by what they died of, as JSON."""
+        return (await self._ask("groups")).body
+
+    async def dead(self, q: str) -> list[int]:
+        """The ids of the dead letters that the filter means, as they are now."""
+        ids: list[int] = []
+        cursor: int | None = None
+        while True:
+            page = json.loads((await self._ask("ids", q=q, cursor=cursor)).body)
+            ids += page["ids"]
+            cursor = page["cursor"]
+            if cursor is None:
+                return ids
+
+    async def requeue(self, ids: Sequence[int]) -> int:
+        """These dead letters wait again; how many."""
+        return await self._queue.requeue(ids)
+
+    async def discard(self, ids: Sequence[int]) -> int:
+        """Give these dead letters up; how many."""
+        return await self._queue.discard(ids)
+
+    def moment(self) -> object:
+        """Something that is different once anything has changed."""
+        return self._queue.ledger, self._queue.last_id, self._drain and self._drain.flying
 
     async def rows(self, ids: Sequence[int]) -> bytes:
         """These hits as a list shows them, as JSON, but for those that are gone."""
@@ -49,6 +82,8 @@ class Reading:
 
     async def _ask(self, what: str, **how: object) -> Reply:
         reply = await self._reader.ask(what, **how)
+        if "faulty" in reply.head:
+            raise Fault(reply.head["column"], reply.head["faulty"])
         if "error" in reply.head:
             raise QueueUnavailable(reply.head["error"])
         if "fault" in reply.head:

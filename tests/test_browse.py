@@ -9,8 +9,10 @@ from typing import Any
 
 import pytest
 
-from proxy.core import wire
-from proxy.core.hit import NewHit, Received, Request
+from proxy.core import search, wire
+from proxy.core.hit import NewHit, Received, ReportSuite, Request, Suites, Timestamps
+from proxy.core.search import View
+from proxy.shell import browse
 from proxy.shell.browse import Browser, Told
 from proxy.shell.queue import Queue
 
@@ -45,13 +47,15 @@ def states(ids: list[int], last: int) -> dict[int, str]:
     return found | dict.fromkeys(range(max(ids) + 1, last + 1), "waiting")
 
 
-def everything(path: Path, limit: int = 7, work_s: float = 0.15) -> list[dict[str, Any]]:
+def everything(
+    path: Path, limit: int = 7, work_s: float = 0.15, q: str = ""
+) -> list[dict[str, Any]]:
     """All pages, one after the other."""
     rows: list[dict[str, Any]] = []
     cursor = None
     with Browser(path, work_s=work_s) as browser:
         while True:
-            page = browser.hits(cursor=cursor, limit=limit)
+            page = browser.hits(q, cursor=cursor, limit=limit)
             rows += page["hits"]
             if page["complete"]:
                 assert page["cursor"] is None
@@ -125,9 +129,19 @@ async def test_counts_are_those_of_the_rows(queue: Queue) -> None:
     with Browser(queue.path) as browser:
         counts = browser.counts()
 
+        assert browser.counts("bytes") == {
+            **counts,
+            **dict.fromkeys(counts, 0),
+            "cursor": None,
+            "complete": True,
+        }
+        assert browser.counts("page:p*") == counts
     assert counts == {
         "total": len(expected),
-        **{name: expected.count(name) for name in ("waiting", "held", "delivered", "dead")},
+        "waiting": expected.count("waiting") + expected.count("held"),
+        "sending": 0,
+        **{name: expected.count(name) for name in ("held", "delivered", "dead")},
+        "cursor": None,
         "complete": True,
     }
 
@@ -150,3 +164,119 @@ async def test_reading_does_not_keep_the_log_from_being_emptied(queue: Queue) ->
             (busy, *_) = other.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
 
     assert busy == 0
+
+
+QUERIES = (
+    "is:dead",
+    "state:held",
+    "is:delivered",
+    "is:waiting",
+    "!is:dead",
+    "state:waiting|dead page:p1*",
+    "page:p7",
+    "suite:examplersid !page:p7",
+    "reason:404",
+    "page:nowhere",
+    "rule:N2",
+    "before:2000-01-01",
+    "is:dead is:waiting",
+)
+
+
+@pytest.mark.parametrize("q", QUERIES)
+@pytest.mark.parametrize("limit, work_s", [(100, 10.0), (3, 10.0), (100, 0.0)])
+async def test_a_search_finds_what_matches_and_nothing_else(
+    queue: Queue, q: str, limit: int, work_s: float
+) -> None:
+    """Whatever is skipped unread, and wherever a page ends."""
+    await filled(queue, 25)
+    query = search.parse(q)
+    with Browser(queue.path) as browser:
+        expected = []
+        for id_ in range(queue.last_id, 0, -1):
+            kept = browser.find(id_)
+            if kept is None:
+                continue
+            seen = browser.see(kept)
+            view = View(
+                state=kept.state,
+                received_ms=kept.received_ms,
+                now_ms=2_000_000_000_000,
+                decoded=seen.decoded,
+                findings=seen.findings,
+                reason=kept.reason or "",
+            )
+            if search.matches(query, view):
+                expected.append(id_)
+        counted, cursor = 0, None
+        while True:
+            counts = browser.counts(q, cursor)
+            counted += counts["total"]
+            if counts["complete"]:
+                break
+            cursor = int(counts["cursor"])
+
+    found = [row["id"] for row in everything(queue.path, limit, work_s, q)]
+    assert found == expected
+    assert counted == len(expected)
+
+
+async def test_dead_letters_stand_in_groups_with_the_next_step(queue: Queue) -> None:
+    await filled(queue, 10)
+    (other,) = await queue.add([new_hit(99)])
+    (hit,) = await queue.fetch([other])
+    await queue.bury(hit, "its suite does not accept timestamps, and the hit is too old", None, 0)
+
+    with Browser(queue.path) as browser:
+        found = browser.groups()
+
+    assert found["complete"]
+    first, second = found["groups"]
+    assert (first["reason"], first["status"], first["hits"]) == ("refused with 404", 404, 2)
+    assert first["suites"] == ["examplersid"]
+    assert "report suite id" in first["next_step"]
+    assert "when_late" in second["next_step"]
+
+
+async def test_a_suite_s_numbers_are_those_of_its_hits(queue: Queue) -> None:
+    """Suites that were configured are there without a hit, others by their hits."""
+    await filled(queue, 10)
+    known = Suites({"configured": ReportSuite(Timestamps.REQUIRED)})
+
+    with Browser(queue.path, Told(known)) as browser:
+        configured, other = browser.suites()["suites"]
+
+    assert (configured["suite"], configured["timestamps"]) == ("configured", "required")
+    assert configured["listed"]
+    assert (other["suite"], other["listed"]) == ("examplersid", False)
+    assert (other["dead"], other["waiting"]) == (2, 6)
+    assert other["findings"]["N2"] == 10
+
+
+async def test_strangers_cannot_make_the_table_of_suites_grow(
+    queue: Queue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever may send hits may invent suites: beyond some they are counted together."""
+    monkeypatch.setattr(browse, "MOST_SUITES", 3)
+    for number in range(6):
+        target = b"/b/ss/invented%d/1/x/s1?AQB=1&AQE=1" % number
+        await queue.add([NewHit(1, Received(1, 1), wire.pack(Request("GET", target)))])
+
+    with Browser(queue.path) as browser:
+        found = {suite["suite"]: suite["waiting"] for suite in browser.suites()["suites"]}
+
+    assert len(found) == 4
+    assert found["other"] == 3
+
+
+async def test_headers_that_tell_who_somebody_is_are_hidden(queue: Queue) -> None:
+    request = Request("GET", b"/b/ss/a/1/x/s1?AQB=1", ((b"Cookie", b"s_vi=secret"),))
+    await queue.add([NewHit(1, Received(1, 1), wire.pack(request))])
+
+    with Browser(queue.path) as browser:
+        hidden, shown = browser.hit(1), browser.hit(1, unredacted=True)
+
+    assert hidden is not None
+    assert shown is not None
+    assert "secret" not in str(hidden["request"])
+    assert shown["request"]["headers"] == [["Cookie", "s_vi=secret"]]

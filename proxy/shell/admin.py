@@ -18,6 +18,7 @@ from typing import Protocol
 from aiohttp import web
 
 from proxy.core import guard
+from proxy.core.search import Fault
 from proxy.errors import QueueError
 from proxy.shell import asked, page
 from proxy.shell.api import Api, Desk
@@ -100,6 +101,8 @@ class Admin:
             response = await handler(request)
         except Problem as problem:
             response = asked.problem(problem.status, problem.detail, **problem.further)
+        except Fault as fault:
+            response = asked.problem(400, fault.message, column=fault.column)
         except web.HTTPException as found:
             response = asked.problem(found.status, found.reason)
         except QueueError as error:

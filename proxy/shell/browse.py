@@ -17,17 +17,19 @@ import itertools
 import re
 import sqlite3
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Self, TypeAlias
 
-from proxy.core import advice, beacon, decode, findings, wire
+from proxy.core import advice, beacon, decode, findings, search, wire
 from proxy.core.decode import Decoded
 from proxy.core.findings import Finding
 from proxy.core.hit import Headers, Hit, Received, Request, Suites
 from proxy.core.moment import Boots
 from proxy.core.rescue import row_sum
+from proxy.core.search import View
 from proxy.errors import NotABeacon, QueueUnavailable
 
 Json: TypeAlias = dict[str, Any]
@@ -120,6 +122,20 @@ class Seen:
         return self.kept.hit.suites or self.decoded.suites
 
 
+class _Looked:
+    """How far a search has come, and when it has to end for now."""
+
+    def __init__(self, cursor: int | None, work_s: float) -> None:
+        self.at = NEWEST if cursor is None else cursor
+        self.to_ms: int | None = None
+        self.complete = False
+        self._until = time.monotonic() + work_s
+
+    @property
+    def is_over(self) -> bool:
+        return time.monotonic() >= self._until
+
+
 class Browser:
     """One queue file, opened for reading.  A context manager."""
 
@@ -128,6 +144,7 @@ class Browser:
         self._path = path
         self._work_s = work_s
         self._db: sqlite3.Connection | None = None
+        self._boots = Boots(0, {0: 0})
 
     def __enter__(self) -> Self:
         return self
@@ -142,29 +159,26 @@ class Browser:
 
     # -- what is asked ---------------------------------------------------------------------
 
-    def hits(  # the filter has no grammar yet
-        self,
-        q: str = "",  # noqa: ARG002 - as above
-        cursor: int | None = None,
-        limit: int = 100,
-    ) -> Json:
+    def hits(self, q: str = "", cursor: int | None = None, limit: int = 100) -> Json:
         """A page of hits; with `complete` false, `cursor` says where to go on."""
-        until = time.monotonic() + self._work_s
-        rows: list[Json] = []
-        at = NEWEST if cursor is None else cursor
-        complete, searched_to = True, None
-        for kept in self._below(at, STATES, min(limit, MOST_ROWS)):
-            at, searched_to = kept.hit.id, kept.received_ms
-            rows.append(self.row(self.see(kept)))
-            if len(rows) >= min(limit, MOST_ROWS) or time.monotonic() >= until:
-                complete = not self._any_below(at)
-                break
+        looked = _Looked(cursor, self._work_s)
+        rows = [
+            self.row(seen)
+            for seen in itertools.islice(self._found(q, looked), min(limit, MOST_ROWS))
+        ]
+        complete = looked.complete or not self._any_below(looked.at)
         return {
             "hits": rows,
-            "cursor": None if complete else str(at),
+            "cursor": None if complete else str(looked.at),
             "complete": complete,
-            "searched_to_ms": searched_to,
+            "searched_to_ms": looked.to_ms,
         }
+
+    def ids(self, q: str = "", cursor: int | None = None) -> Json:
+        """The dead letters that are meant, by id."""
+        looked = _Looked(cursor, self._work_s)
+        found = [seen.kept.hit.id for seen in self._found(q, looked, frozenset({DEAD}))]
+        return {"ids": found, "cursor": None if looked.complete else looked.at}
 
     def hit(self, id_: int, *, unredacted: bool = False) -> Json | None:
         """Everything about one hit; None when it is not kept (any more).
@@ -194,25 +208,46 @@ class Browser:
 
     def find(self, id_: int) -> Kept | None:
         """One hit as it stands in the file."""
-        found = next(self._below(id_ + 1, STATES, 1), None) if 0 <= id_ < NEWEST else None
-        return found if found is not None and found.hit.id == id_ else None
+        row = next(self._below(id_ + 1, STATES, 1), None) if 0 <= id_ < NEWEST else None
+        return None if row is None or row[0] != id_ else self._kept(row)
 
     def rows(self, ids: Sequence[int]) -> list[Json]:
         """These hits as a list shows them, newest first, but for those that are gone."""
         found = (self.find(id_) for id_ in sorted(ids, reverse=True))
         return [self.row(self.see(kept)) for kept in found if kept is not None]
 
-    def counts(self, q: str = "") -> Json:  # noqa: ARG002 - likewise
-        """How many are kept, by state; those in flight are among the waiting."""
-        ledger = self._rows("SELECT waiting, held, dead FROM ledger")
+    def counts(self, q: str = "", cursor: int | None = None) -> Json:
+        """How many there are, by state; what is held or being sent is among the waiting.
+
+        With `complete` false, the rest is counted from `cursor` on.
+        """
+        if not q.strip():
+            return self._all_counts()
+        looked = _Looked(cursor, self._work_s)
+        by_state = Counter(seen.kept.state for seen in self._found(q, looked))
+        waiting = by_state[WAITING] + by_state[SENDING] + by_state[HELD]
+        return {
+            "total": by_state.total(),
+            "waiting": waiting,
+            "sending": by_state[SENDING],
+            "held": by_state[HELD],
+            "delivered": by_state[DELIVERED],
+            "dead": by_state[DEAD],
+            "cursor": None if looked.complete else str(looked.at),
+            "complete": looked.complete,
+        }
+
+    def _all_counts(self) -> Json:
+        ((waiting, held, dead),) = self._rows("SELECT waiting, held, dead FROM ledger")
         ((delivered,),) = self._rows("SELECT count(*) FROM delivered")
-        waiting, held, dead = ledger[0]
         return {
             "total": waiting + delivered + dead,
-            "waiting": waiting - held,
+            "waiting": waiting,
+            "sending": len(self.told.sending),
             "held": held,
             "delivered": delivered,
             "dead": dead,
+            "cursor": None,
             "complete": True,
         }
 
@@ -261,8 +296,8 @@ class Browser:
                 rsid = OTHER
             return found.setdefault(rsid, self._suite(rsid))
 
-        for kept in itertools.islice(self._below(NEWEST, STATES, SAMPLE), SAMPLE):
-            seen = self.see(kept)
+        for row in itertools.islice(self._below(NEWEST, STATES, SAMPLE), SAMPLE):
+            seen = self.see(self._kept(row))
             for rsid in seen.suites:
                 rules = of(rsid)["findings"]
                 for rule in {finding.rule for finding in seen.findings}:
@@ -274,7 +309,7 @@ class Browser:
         """Count each hit with its suites; whether all were counted."""
         until = time.monotonic() + self._work_s
         day_ago_ms = time.time() * 1000 - DAY_MS
-        boots = self._boots()
+        boots = self._read_boots()
         at = NEWEST
         while rows := self._rows(_OF_SUITES, at, MOST_ROWS, HEAD):
             for id_, boot, received_ms, suites, head, dead, delivered_ms in rows:
@@ -343,22 +378,51 @@ class Browser:
             "bytes": kept.hit.size,
         }
 
+    # -- looking -----------------------------------------------------------------------------
+
+    def _found(self, q: str, looked: _Looked, among: frozenset[str] = STATES) -> Iterator[Seen]:
+        """What the filter means, newest first, until the time is up; `looked` says how far.
+
+        Fault when the filter cannot be read.
+        """
+        now_ms = time.time() * 1000
+        query = search.parse(q)
+        plan = search.plan(query, now_ms)
+        states = among if plan.states is None else among & plan.states
+        decodes = search.needs_decoding(query)
+        if not states:
+            looked.complete = True
+            return
+        for row in self._below(looked.at, states, CHUNK):
+            kept = self._kept(row) if search.may_match(plan, row[6]) else None
+            looked.at = row[0]
+            if kept is not None and kept.state in states:
+                looked.to_ms = kept.received_ms
+                view = _view(kept, now_ms)
+                if not decodes:
+                    if search.matches(query, view):
+                        yield self.see(kept)
+                else:
+                    seen = self.see(kept)
+                    view = replace(view, decoded=seen.decoded, findings=seen.findings)
+                    if search.matches(query, view):
+                        yield seen
+            if looked.is_over:
+                return
+        looked.complete = True
+
     # -- the file ----------------------------------------------------------------------------
 
-    def _below(self, id_: int, states: frozenset[str], expected: int) -> Iterator[Kept]:
-        """Hits with smaller ids, newest first; those of other states may be among them."""
-        boots = self._boots()
+    def _below(self, id_: int, states: frozenset[str], chunk: int) -> Iterator[tuple[Any, ...]]:
+        """Rows with smaller ids, newest first; those of other states may be among them."""
+        self._boots = self._read_boots()
         sql = _select(states)
-        chunk = max(1, min(CHUNK, expected))
         while True:
             rows = self._rows(sql, id_, chunk)
-            for row in rows:
-                kept = self._kept(row, boots)
-                if kept.state in states:
-                    yield kept
+            yield from rows
             if len(rows) < chunk:
                 return
-            id_, chunk = rows[-1][0], CHUNK
+            id_ = rows[-1][0]
 
     def _any_below(self, id_: int) -> bool:
         sql = (
@@ -367,7 +431,7 @@ class Browser:
         )
         return bool(self._rows(sql, id_)[0][0])
 
-    def _kept(self, row: tuple[Any, ...], boots: Boots) -> Kept:
+    def _kept(self, row: tuple[Any, ...]) -> Kept:
         dead, at_ms, status, ts, reason, tries = row[8:]
         hit = _hit(row[:8])
         state = WAITING
@@ -381,9 +445,9 @@ class Browser:
             state = SENDING
         if state in (WAITING, SENDING):
             tries = self.told.tries.get(hit.id, 0)
-        return Kept(hit, state, boots.wall_ms(hit.received), at_ms, status, ts, reason, tries)
+        return Kept(hit, state, self._boots.wall_ms(hit.received), at_ms, status, ts, reason, tries)
 
-    def _boots(self) -> Boots:
+    def _read_boots(self) -> Boots:
         offsets = dict(self._rows("SELECT boot, offset_ms FROM boots"))
         return Boots(max(offsets, default=0), offsets or {0: 0})
 
@@ -399,6 +463,18 @@ class Browser:
             with contextlib.suppress(sqlite3.Error):
                 self.close()
             raise QueueUnavailable(f"cannot read {self._path}: {error}") from error
+
+
+def _view(kept: Kept, now_ms: float) -> View:
+    return View(
+        state=kept.state,
+        received_ms=kept.received_ms,
+        now_ms=now_ms,
+        delivered_ms=kept.at_ms,
+        id=kept.hit.id,
+        reason=kept.reason or "",
+        ambiguous=kept.hit.ambiguous,
+    )
 
 
 def _select(states: frozenset[str]) -> str:

@@ -1,4 +1,4 @@
-"""The routes by which hits are looked at, one by one and in pages.
+"""The routes by which hits are looked at, one by one and in pages, and dead letters decided on.
 
 Rule: what is asked is checked here; what is answered comes ready from the reader.
 Non-rule: no hit is decoded in this process.
@@ -7,7 +7,11 @@ Source: docs/design/0011.
 
 from __future__ import annotations
 
-from typing import Protocol
+import asyncio
+import json
+import math
+from collections.abc import Sequence
+from typing import Any, Protocol
 
 from aiohttp import web
 
@@ -16,14 +20,25 @@ from proxy.shell.asked import Problem
 
 PAGE = 500
 USUAL = 100
+# A transaction of so many letters is over before a client would notice.
+PART = 100
+MOST_WAIT_S = 300.0
+MOST_WAITING = 16
+LOOK_AGAIN_S = 0.1
 
 
 class Reading(Protocol):
     """What these routes ask for; bytes are JSON, ready to be sent."""
 
     async def hits(self, q: str, cursor: int | None, limit: int) -> bytes: ...
-    async def hit(self, id_: int) -> bytes | None: ...
-    async def counts(self, q: str) -> bytes: ...
+    async def hit(self, id_: int, *, unredacted: bool) -> bytes | None: ...
+    async def counts(self, q: str, cursor: int | None) -> bytes: ...
+    async def suites(self) -> bytes: ...
+    async def groups(self) -> bytes: ...
+    async def dead(self, q: str) -> list[int]: ...
+    async def requeue(self, ids: Sequence[int]) -> int: ...
+    async def discard(self, ids: Sequence[int]) -> int: ...
+    def moment(self) -> object: ...
 
 
 class Hits:
@@ -31,28 +46,126 @@ class Hits:
 
     def __init__(self, reading: Reading) -> None:
         self._reading = reading
+        self._waiting = 0
 
     def routes(self) -> list[web.RouteDef]:
         return [
             web.get("/api/v1/hits", self._hits),
             web.get("/api/v1/hits/{id:[0-9]{1,18}}", self._hit),
+            web.get("/api/v1/hits/wait", self._wait),
             web.get("/api/v1/counts", self._counts),
+            web.get("/api/v1/suites", self._suites),
+            web.get("/api/v1/dead/groups", self._groups),
+            web.post("/api/v1/hits/requeue", self._requeue),
+            web.post("/api/v1/hits/discard", self._discard),
         ]
 
+    # -- looking ---------------------------------------------------------------------------
+
     async def _hits(self, request: web.Request) -> web.Response:
-        cursor = asked.number(request, "cursor", 0, 0) or None
         limit = asked.number(request, "limit", USUAL, 1)
-        q = request.query.get("q", "")
-        return _json(await self._reading.hits(q, cursor, min(limit, PAGE)))
+        return _json(await self._reading.hits(_q(request), _cursor(request), min(limit, PAGE)))
 
     async def _hit(self, request: web.Request) -> web.Response:
-        found = await self._reading.hit(int(request.match_info["id"]))
+        found = await self._reading.hit(
+            int(request.match_info["id"]), unredacted=request.query.get("unredacted") == "1"
+        )
         if found is None:
             raise Problem(404, "no hit of this id is kept")
         return _json(found)
 
     async def _counts(self, request: web.Request) -> web.Response:
-        return _json(await self._reading.counts(request.query.get("q", "")))
+        return _json(await self._reading.counts(_q(request), _cursor(request)))
+
+    async def _suites(self, _: web.Request) -> web.Response:
+        return _json(await self._reading.suites())
+
+    async def _groups(self, _: web.Request) -> web.Response:
+        return _json(await self._reading.groups())
+
+    async def _wait(self, request: web.Request) -> web.Response:
+        """The hits, as soon as there are so many; fewer of them when the time is up."""
+        count = min(asked.number(request, "count", 1, 1), PAGE)
+        timeout_s = _seconds(request, "timeout", 10.0)
+        if self._waiting >= MOST_WAITING:
+            raise Problem(503, f"{MOST_WAITING} are waiting for hits already")
+        self._waiting += 1
+        try:
+            loop = asyncio.get_running_loop()
+            until = loop.time() + timeout_s
+            while True:
+                moment = self._reading.moment()
+                hits = await self._newest(_q(request), count)
+                # (A question on its way is not cut short: it is over soon.)
+                if len(hits) >= count or loop.time() >= until:
+                    return web.json_response({"hits": hits, "met": len(hits) >= count})
+                # Counters, which are looked at for nothing; an event would cost each hit.
+                while self._reading.moment() == moment and loop.time() < until:  # noqa: ASYNC110
+                    await asyncio.sleep(LOOK_AGAIN_S)
+        finally:
+            self._waiting -= 1
+
+    async def _newest(self, q: str, count: int) -> list[Any]:
+        """The newest of these hits, so many at most."""
+        hits: list[Any] = []
+        cursor: int | None = None
+        while len(hits) < count:
+            page = json.loads(await self._reading.hits(q, cursor, count - len(hits)))
+            hits += page["hits"]
+            if page["cursor"] is None:
+                break
+            cursor = int(page["cursor"])
+        return hits
+
+    # -- deciding --------------------------------------------------------------------------
+
+    async def _requeue(self, request: web.Request) -> web.Response:
+        ids, _ = await self._chosen(await asked.body(request, "ids", "q", "all"))
+        done = [await self._reading.requeue(part) for part in _parts(ids)]
+        return web.json_response({"requeued": sum(done)})
+
+    async def _discard(self, request: web.Request) -> web.Response:
+        said = await asked.body(request, "ids", "q", "all", "expect_count")
+        expected = said.pop("expect_count", None)
+        ids, named = await self._chosen(said)
+        if not named and (not asked.is_whole(expected) or expected != len(ids)):
+            raise Problem(409, f"expect_count must be the number of dead letters: {len(ids)}")
+        parts = [ids[at : at + PART] for at in range(0, len(ids), PART)]
+        return web.json_response(
+            {"discarded": sum([await self._reading.discard(p) for p in parts])}
+        )
+
+    async def _chosen(self, said: dict[str, Any]) -> tuple[list[int], bool]:
+        """The dead letters that are meant, all found before any is changed; whether by id."""
+        if "q" not in said:
+            ids = asked.chosen(said)
+            return (await self._reading.dead(""), False) if ids is None else (ids, True)
+        if len(said) > 1 or not isinstance(said["q"], str):
+            raise Problem(400, 'say which: {"ids": [1, 2]}, {"q": "suite:x"} or {"all": true}')
+        return await self._reading.dead(said["q"]), False
+
+
+def _parts(ids: list[int]) -> list[list[int]]:
+    return [ids[at : at + PART] for at in range(0, len(ids), PART)]
+
+
+def _q(request: web.Request) -> str:
+    return request.query.get("q", "")
+
+
+def _cursor(request: web.Request) -> int | None:
+    return asked.number(request, "cursor", 0, 0) or None
+
+
+def _seconds(request: web.Request, name: str, default: float) -> float:
+    text = request.query.get(name, str(default)).removesuffix("s")
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = math.nan
+    if not 0 <= seconds <= MOST_WAIT_S:
+        raise Problem(400, f"{name} must be a number of seconds up to {MOST_WAIT_S:.0f}")
+    return seconds
 
 
 def _json(body: bytes) -> web.Response:

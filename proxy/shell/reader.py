@@ -27,6 +27,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from proxy.core.hit import ReportSuite, Suites, Timestamps, WhenLate
+from proxy.core.search import Fault
 from proxy.errors import QueueUnavailable
 from proxy.shell.browse import Browser, Told
 
@@ -160,6 +161,8 @@ def answer(browser: Browser, line: bytes) -> tuple[dict[str, Any], bytes]:
         asked = json.loads(line)
         browser.told = _from_json(asked["told"])
         found = getattr(browser, asked["ask"])(**asked["how"])
+    except Fault as fault:
+        return {"faulty": fault.message, "column": fault.column}, b""
     except QueueUnavailable as error:
         return {"error": str(error)}, b""
     except Exception as error:  # noqa: BLE001 - a fault of ours is an answer, not an end
@@ -167,7 +170,8 @@ def answer(browser: Browser, line: bytes) -> tuple[dict[str, Any], bytes]:
         where = traceback.extract_tb(error.__traceback__)[-1]
         place = f"{Path(where.filename).name}:{where.lineno}"
         return {"fault": f"{type(error).__name__} at {place}"}, b""
-    return {}, json.dumps(found, separators=(",", ":")).encode()
+    head = {"count": len(found["hits"])} if asked["ask"] == "hits" else {}
+    return head, json.dumps(found, separators=(",", ":")).encode()
 
 
 def _stand_back() -> None:
