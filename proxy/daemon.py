@@ -19,6 +19,7 @@ import ssl
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import structlog
 
@@ -30,11 +31,13 @@ from proxy.core.link import State
 from proxy.desk import Desk
 from proxy.drain import Drain, Policy
 from proxy.errors import ConfigError
+from proxy.incoming import Incoming
 from proxy.live import Live
 from proxy.points import Point, reached
 from proxy.reading import Reading
 from proxy.shell.admin import Admin
 from proxy.shell.clock import Clock, SystemClock
+from proxy.shell.given import Given
 from proxy.shell.hits import Hits
 from proxy.shell.intake import Intake, Listening
 from proxy.shell.live import Events
@@ -72,17 +75,19 @@ async def run(
     clock: Clock | None = None,
     boss: Supervisor | None = None,
     sockets: Mapping[str, Sequence[socket.socket]] | None = None,
+    shown: Callable[[], dict[str, Any]] = lambda: config.as_json((), ""),
 ) -> None:
     """Serve until `stop` is set.  QueueError and OSError when it cannot start.
 
     `reloads` brings checked configurations to change to; `sockets` are listening ones the
     supervisor opened, named `beacons`, `tls` and `admin`: they replace the configured addresses.
+    `shown` gives the configuration as it is to be told, with who set what.
     """
     loop = asyncio.get_running_loop()
     queue = await Queue.open(
         queue_file, limits(settings), clock or SystemClock(), settings.drain.concurrency
     )
-    daemon = Daemon(settings, queue, boss or Supervisor(), loop)
+    daemon = Daemon(settings, queue, boss or Supervisor(), loop, shown)
     try:
         async with asyncio.TaskGroup() as loops:
             loops.create_task(queue.run())
@@ -128,7 +133,12 @@ class Daemon:
     """What runs, and what a changed configuration changes in it."""
 
     def __init__(
-        self, settings: Config, queue: Queue, boss: Supervisor, loop: asyncio.AbstractEventLoop
+        self,
+        settings: Config,
+        queue: Queue,
+        boss: Supervisor,
+        loop: asyncio.AbstractEventLoop,
+        shown: Callable[[], dict[str, Any]],
     ) -> None:
         self.settings = settings
         self.queue = queue
@@ -148,11 +158,22 @@ class Daemon:
                 policy(settings),
                 random.random,
             )
-        self.desk = Desk(queue, self.drain, self.server, loop.time(), loop.time)
+        self.desk = Desk(
+            queue,
+            self.drain,
+            self.server,
+            loop.time(),
+            loop.time,
+            suites=lambda: self.intake.suites,
+            settings=shown,
+        )
         self.intake = Intake(queue, suites, lambda: received(queue), self._identify)
-        self.reading = Reading(queue, self.drain, lambda: self.intake.suites)
+        self.reading = Reading(queue, self.drain, lambda: self.intake.suites, self.server)
+        incoming = Incoming(queue, lambda: self.intake.suites, is_capture=settings.upstream is None)
         self.events = Events(Live(self.desk, self.reading))
-        self.admin = Admin(self.desk, [Hits(self.reading), self.events, Page()])
+        self.admin = Admin(
+            self.desk, [Hits(self.reading), Given(incoming, self.reading), self.events, Page()]
+        )
         self._tls: ssl.SSLContext | None = None
 
     async def remember(self) -> None:

@@ -19,7 +19,8 @@ from typing import Any
 import structlog
 
 from proxy import __version__
-from proxy.core import limits, series
+from proxy.core import health, limits, series
+from proxy.core.hit import Suites
 from proxy.core.link import State
 from proxy.core.moment import Boots
 from proxy.drain import Drain
@@ -48,6 +49,8 @@ class Desk:
     loop_time: Callable[[], float]
     offline_until_ms: float | None = None  # None: not held; inf: until told otherwise
     noted_s: int = -1  # the second of the chart's last point
+    suites: Callable[[], Suites] = lambda: Suites({})
+    settings: Callable[[], dict[str, Any]] = dict
 
     # -- looking -------------------------------------------------------------------------
 
@@ -149,6 +152,11 @@ class Desk:
     def stuck_s(self) -> float:
         """For how long hits that may be sent have been waiting without anything being tried."""
         return 0.0 if self.drain is None else self.drain.idle_s(self.loop_time())
+
+    async def health(self) -> list[dict[str, Any]]:
+        """What is well and what is not, a line each."""
+        found = health.checks(await self.status(), self.suites())
+        return [asdict(check) for check in found]
 
     # -- the chart -----------------------------------------------------------------------
 

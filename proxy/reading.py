@@ -25,8 +25,15 @@ MOST_TRIES = 1_000
 class Reading:
     """The hits of a running daemon."""
 
-    def __init__(self, queue: Queue, drain: Drain | None, suites: Callable[[], Suites]) -> None:
+    def __init__(
+        self,
+        queue: Queue,
+        drain: Drain | None,
+        suites: Callable[[], Suites],
+        server: str | None = None,
+    ) -> None:
         self._queue, self._drain, self._suites = queue, drain, suites
+        self._base_url = Told().base_url if server is None else server
         self._reader = Reader(queue.path, self._told)
 
     async def close(self) -> None:
@@ -38,8 +45,26 @@ class Reading:
 
     async def hit(self, id_: int, *, unredacted: bool) -> bytes | None:
         """One hit as JSON; None when there is none of that id."""
-        reply = await self._ask("hit", id_=id_, unredacted=unredacted)
-        return None if reply.body == b"null" else reply.body
+        return await self._one("hit", id_, unredacted)
+
+    async def raw(self, id_: int, *, unredacted: bool) -> bytes | None:
+        """One hit as a request's text."""
+        return await self._one("raw", id_, unredacted)
+
+    async def curl(self, id_: int, *, unredacted: bool) -> bytes | None:
+        """One hit as a command."""
+        return await self._one("curl", id_, unredacted)
+
+    async def _one(self, what: str, id_: int, unredacted: bool) -> bytes | None:
+        reply = await self._ask(what, id_=id_, unredacted=unredacted)
+        return None if reply.head.get("none") else reply.body
+
+    async def export(
+        self, kind: str, q: str, cursor: int | None, *, unredacted: bool
+    ) -> tuple[bytes, int | None]:
+        """A piece of an export as ndjson, csv or har, and where the next one begins."""
+        reply = await self._ask("export", kind=kind, q=q, cursor=cursor, unredacted=unredacted)
+        return reply.body, reply.head["cursor"]
 
     async def counts(self, q: str, cursor: int | None) -> bytes:
         """How many there are, by state, as JSON."""
@@ -94,6 +119,7 @@ class Reading:
         drain = self._drain
         return Told(
             self._suites(),
+            self._base_url,
             frozenset() if drain is None else drain.flying,
             {} if drain is None else drain.tries(MOST_TRIES),
         )

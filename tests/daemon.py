@@ -211,7 +211,14 @@ async def serve(tmp_path: Path) -> AsyncIterator[Serve]:
         ready: asyncio.Future[daemon.Listeners] = asyncio.get_running_loop().create_future()
         queue_file = config.queue_path(loaded, {})
         task = asyncio.create_task(
-            daemon.run(loaded, queue_file, stopping, ready=ready.set_result, clock=clock)
+            daemon.run(
+                loaded,
+                queue_file,
+                stopping,
+                ready=ready.set_result,
+                clock=clock,
+                shown=lambda: config.as_json(config.effective(file, {}), str(file)),
+            )
         )
         either: list[asyncio.Future[Any]] = [task, ready]
         await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)

@@ -28,6 +28,11 @@ CHANGES = (
     "/api/v1/forwarding/retry",
     "/api/v1/dead/requeue",
     "/api/v1/dead/discard",
+    "/api/v1/hits/requeue",
+    "/api/v1/hits/discard",
+    "/api/v1/hits/import",
+    "/api/v1/test-hit",
+    "/api/v1/reset",
     "/api/v1/login",
 )
 OPTIONAL = {"suites.timestamps": "optional"}

@@ -3,14 +3,22 @@
 from __future__ import annotations
 
 import asyncio
+import csv
+import io
+import json
 
+import aiohttp
 import pytest
-from daemon import Serve, Served, hit
-from test_admin import OPTIONAL, bereaved, problem
+from daemon import Reached, Serve, Served, hit
+from test_admin import OPTIONAL, SECRET, Broken, bereaved, guarded, problem
 
+from proxy.core.findings import RULES
+from proxy.errors import QueueUnavailable
 from proxy.fake import FakeCollector
+from proxy.shell.admin import Admin
+from proxy.shell.hits import Hits
 
-__all__ = ["bereaved"]  # a fixture that lives in `test_admin`
+__all__ = ["bereaved", "guarded"]  # fixtures that live in `test_admin`
 
 
 async def test_hits_are_listed_newest_first(served: Served) -> None:
@@ -172,3 +180,246 @@ async def test_suites_have_their_numbers(bereaved: Served) -> None:
 
     assert {suite["suite"]: suite["dead"] for suite in suites} == {"buried": 2, "gone": 1}
     assert {suite["timestamps"] for suite in suites} == {"optional"}
+
+
+# -- taking along ----------------------------------------------------------------------------------
+
+HOSTILE = (
+    "/b/ss/examplersid/1/x/s1?AQB=1&pageName=%3Dcmd%7C%27%2FC%20calc%27%21A0"
+    "&v1=%3C%2Fscript%3E%3Cscript%3Ealert(1)%3C%2Fscript%3E&c1=%22%2C%0A%00&g=%27%3B%20rm%20-rf&AQE=1"
+)
+
+
+async def test_an_export_brought_back_is_the_same_hits(serve: Serve) -> None:
+    """Lossless: what Adobe would get of the copy is what it would get of the original."""
+    served = await serve()
+    await served.hits(range(5))
+    await served.send(HOSTILE)
+    exported = await served.ask("/api/v1/hits.ndjson?unredacted=1")
+    assert exported.headers["Content-Type"] == "application/x-ndjson"
+    before = [json.loads(line) for line in exported.body.splitlines()]
+    await served.tell("/api/v1/reset", {})
+
+    done = await served.ask(
+        "/api/v1/hits/import", "POST", {"Content-Type": "application/x-ndjson"}, exported.body
+    )
+
+    assert done.json() == {"imported": 6, "refused": 0, "faults": []}
+    again = await served.ask("/api/v1/hits.ndjson?unredacted=1")
+    after = [json.loads(line) for line in again.body.splitlines()]
+    same = ("method", "target", "headers", "body", "received_ms", "title")
+    assert [[row[name] for name in same] for row in reversed(after)] == [
+        [row[name] for name in same] for row in before
+    ]
+
+
+async def test_what_is_brought_is_judged_as_what_is_sent(serve: Serve) -> None:
+    """Line by line: a hit is stored, anything else is refused with its line, and counted."""
+    served = await serve(
+        None, {"suites.unlisted": "refuse", "suites.known.listed.timestamps": "required"}
+    )
+    lines = [
+        {"target": hit(1, "listed")},
+        {"target": hit(2, "stranger")},
+        {"target": "/index.html"},
+        {"target": "/b/ss/listed/1/x/s1 HTTP/1.1\r\nX: y"},
+        {"target": 5},
+        [],
+        {"target": hit(3, "listed"), "received_ms": "yesterday"},
+        {"target": hit(4, "listed"), "received_ms": 1_700_000_000_000},
+    ]
+    body = "\n".join(["{", "", *map(json.dumps, lines)]).encode()
+
+    done = await served.ask(
+        "/api/v1/hits/import", "POST", {"Content-Type": "application/x-ndjson"}, body
+    )
+
+    found = done.json()
+    assert (found["imported"], found["refused"]) == (2, 7)
+    assert [fault["line"] for fault in found["faults"]] == [1, 4, 5, 6, 7, 8, 9]
+    status = await served.status()
+    assert (status["accepted"], status["balanced"]) == (2, True)
+    assert status["refused_by_reason"]["unlisted"] == 1
+    rows = (await served.ask("/api/v1/hits")).json()["hits"]
+    assert rows[0]["received_ms"] == 1_700_000_000_000
+
+
+async def test_an_import_stops_where_the_queue_is_full(serve: Serve) -> None:
+    """What was stored stays, and the answer says how far it came."""
+    served = await serve(None, {"queue.max_hits": 2})
+    body = "\n".join(json.dumps({"target": hit(number)}) for number in range(5)).encode()
+
+    done = await served.ask(
+        "/api/v1/hits/import", "POST", {"Content-Type": "application/x-ndjson"}, body
+    )
+
+    assert "line 3" in problem(done, 503)
+    assert done.json()["imported"] == 2
+
+
+async def test_a_form_cannot_bring_hits(served: Served) -> None:
+    """A page of another site can post these types without being asked first."""
+    for kind in ("text/plain", "application/x-www-form-urlencoded", "multipart/form-data"):
+        refused = await served.ask(
+            "/api/v1/hits/import", "POST", {"Content-Type": kind}, b'{"target": "/b/ss/a/1/x"}'
+        )
+        problem(refused, 415)
+
+
+async def test_a_spreadsheet_gets_no_formula(served: Served) -> None:
+    """Whoever may send a hit may not for that reason run anything where it is looked at."""
+    await served.send(HOSTILE)
+
+    exported = await served.ask("/api/v1/hits.csv")
+
+    assert exported.headers["Content-Type"].startswith("text/csv")
+    rows = list(csv.reader(io.StringIO(exported.body.decode(), newline="")))
+    assert len(rows) == 2
+    assert not [cell for cell in rows[1] if cell.startswith(("=", "+", "-", "@"))]
+    assert "'=cmd" in str(rows[1])
+
+
+async def test_an_archive_is_whole_json(served: Served) -> None:
+    await served.hits(range(2))
+    await served.send(HOSTILE)
+
+    exported = await served.ask("/api/v1/hits.har")
+
+    entries = exported.json()["log"]["entries"]
+    assert len(entries) == 3
+    assert exported.headers["Content-Type"].startswith("application/json")
+    assert exported.headers["X-Content-Type-Options"] == "nosniff"
+    assert "attachment" in exported.headers["Content-Disposition"]
+
+
+@pytest.mark.parametrize("kind", ["ndjson", "csv", "har"])
+async def test_an_export_is_what_the_filter_means(served: Served, kind: str) -> None:
+    await served.hits(range(12))
+
+    exported = await served.ask(f"/api/v1/hits.{kind}?q=page:p1*")
+
+    assert exported.body.count(b"pageName=p1") + exported.body.count(b'"p1') >= 3
+    assert b"p2" not in exported.body
+    problem(await served.ask(f"/api/v1/hits.{kind}?q=nonsense:1"), 400)
+
+
+class Breaking:
+    """A reading that fails after its first piece."""
+
+    async def export(
+        self, _kind: str, _q: str, cursor: int | None, **_: bool
+    ) -> tuple[bytes, int | None]:
+        if cursor is not None:
+            raise QueueUnavailable("the disk is gone")
+        return b"first", 7
+
+
+@pytest.mark.parametrize("kind", ["ndjson", "csv", "har"])
+async def test_half_an_export_does_not_look_whole(kind: str) -> None:
+    """It breaks off without its end, which every client reports."""
+    admin = Admin(Broken(), [Hits(Breaking())])  # type: ignore[arg-type]  # as much as is asked for
+    host, port = await admin.start("127.0.0.1", 0, (), None)
+    try:
+        with pytest.raises(aiohttp.ClientPayloadError):
+            await Reached(beacons="", admin=f"{host}:{port}").ask(f"/api/v1/hits.{kind}")
+    finally:
+        await admin.close()
+
+
+async def test_a_hit_can_be_had_as_text(served: Served) -> None:
+    await served.send(HOSTILE)
+
+    raw = await served.ask("/api/v1/hits/1/raw")
+    curl = await served.ask("/api/v1/hits/1/curl")
+
+    assert raw.headers["Content-Type"].startswith("text/plain")
+    assert raw.body.startswith(b"GET " + HOSTILE.encode() + b" HTTP/1.1\r\n")
+    assert curl.body.startswith(b"curl ")
+    assert b"/b/ss/examplersid/1/x/s1" in curl.body
+    problem(await served.ask("/api/v1/hits/9/raw"), 404)
+    problem(await served.ask("/api/v1/hits/9/curl"), 404)
+
+
+# -- giving ----------------------------------------------------------------------------------------
+
+
+async def test_a_test_hit_is_a_hit(served: Served) -> None:
+    """Stored as an app's would be, and shown at once."""
+    row = (await served.tell("/api/v1/test-hit", {"suite": "mine"})).json()
+
+    assert (row["suites"], row["state"], row["title"]) == (["mine"], "waiting", "trackoffline test")
+    assert (await served.status())["accepted"] == 1
+
+
+async def test_a_test_hit_needs_a_suite_when_there_are_several(serve: Serve) -> None:
+    served = await serve(
+        None, {"suites.known.a.timestamps": "required", "suites.known.b.timestamps": "required"}
+    )
+
+    problem(await served.tell("/api/v1/test-hit"), 400)
+    assert (await served.tell("/api/v1/test-hit", {"suite": "a"})).status == 200
+
+
+@pytest.mark.parametrize(
+    "suite", ["", "a/b", "a?b", "a b", "a#b", "..", "é", "a\r\nb", 5, None, []]
+)
+async def test_a_test_hit_for_no_suite_is_refused(served: Served, suite: object) -> None:
+    problem(await served.tell("/api/v1/test-hit", {"suite": suite}), 400)
+    assert (await served.status())["accepted"] == 0
+
+
+async def test_a_reset_leaves_nothing_and_the_account_balances(served: Served) -> None:
+    """What tests of an app begin with; everything given up is counted."""
+    await served.hits(range(7))
+
+    done = await served.tell("/api/v1/reset", {})
+
+    assert done.json() == {"discarded": 7}
+    status = await served.status()
+    assert (status["waiting"], status["discarded"], status["balanced"]) == (0, 7, True)
+    assert (await served.ask("/api/v1/hits")).json()["hits"] == []
+
+
+async def test_there_is_no_reset_where_hits_are_sent(serve: Serve, adobe: FakeCollector) -> None:
+    """Nothing that is on its way to Adobe is given up by a single call."""
+    await adobe.cut()
+    served = await serve(adobe, OPTIONAL)
+    await served.hits(range(1))
+
+    problem(await served.tell("/api/v1/reset", {}), 409)
+    assert (await served.status())["waiting"] == 1
+
+
+# -- about -----------------------------------------------------------------------------------------
+
+
+async def test_the_rules_are_told_with_their_pages(served: Served) -> None:
+    rules = (await served.ask("/api/v1/rules")).json()["rules"]
+
+    assert {rule["id"] for rule in rules} == {rule.id for rule in RULES}
+    assert all(rule["doc"].startswith("https://") for rule in rules)
+
+
+async def test_the_configuration_is_told_with_who_set_it(served: Served) -> None:
+    found = (await served.ask("/api/v1/config")).json()
+
+    assert found["source"].endswith("config.toml")
+    assert found["values"]["queue"]["max_hits"] == {"value": 1_000_000, "from": "default"}
+    assert found["values"]["listen"]["address"] == {"value": "127.0.0.1:0", "from": "file"}
+
+
+async def test_the_token_is_not_told(guarded: Served) -> None:
+    """Where it lies is; what it says is not."""
+    answer = await guarded.ask("/api/v1/config", headers={"Authorization": f"Bearer {SECRET}"})
+
+    assert answer.status == 200
+    assert SECRET.encode() not in answer.body
+
+
+async def test_health_is_a_line_for_each_thing(bereaved: Served) -> None:
+    checks = (await bereaved.ask("/api/v1/health")).json()["checks"]
+
+    states = {check["name"]: check["state"] for check in checks}
+    assert states["storage"] == "ok"
+    assert states["dead letters"] == "warn"
+    assert states["upstream"] == "ok"

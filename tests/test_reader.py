@@ -161,6 +161,7 @@ def test_what_the_daemon_knows_arrives_whole() -> None:
             {"a": ReportSuite(Timestamps.REQUIRED), "b": ReportSuite(when_late=WhenLate.SEND)},
             ReportSuite(Timestamps.NOT_ALLOWED),
         ),
+        "https://example.data.adobedc.net",
         frozenset({1, 2}),
         {3: 4},
     )

@@ -14,7 +14,7 @@ import gc
 import os
 import signal
 import sys
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -84,6 +84,7 @@ async def _serve(found: Settings, options: Options, signals: list[int], *, captu
     loop = asyncio.get_running_loop()
     stop = asyncio.Event()
     reloads: asyncio.Queue[Config] = asyncio.Queue()
+    told = [_told(found)]  # the configuration for those who ask for it; the last one counts
     running = asyncio.current_task()
 
     def end(number: int) -> None:
@@ -95,7 +96,7 @@ async def _serve(found: Settings, options: Options, signals: list[int], *, captu
 
     boss = supervisor(os.environ, os.getpid())
     # (This also has every signal wake the loop.)
-    loop.add_signal_handler(signal.SIGHUP, _reload, options, capture, reloads, boss)
+    loop.add_signal_handler(signal.SIGHUP, _reload, options, capture, reloads, boss, told)
     # Not the loop's: at its end it gives its signals back to the system, and one that comes in
     # those last milliseconds would be our exit code.
     for number in ENDS:
@@ -109,20 +110,37 @@ async def _serve(found: Settings, options: Options, signals: list[int], *, captu
             reloads=reloads,
             boss=boss,
             sockets=inherited(os.environ, os.getpid()),
+            shown=lambda: told[-1],
         )
     finally:
         for number in ENDS:  # all is on disk
             signal.signal(number, signal.SIG_IGN)
 
 
+def _told(found: Settings) -> dict[str, Any]:
+    """The configuration in effect, with who set what."""
+    from proxy import config
+
+    settings = config.effective(found.file, os.environ)
+    if found.config.upstream is None:
+        settings = [one for one in settings if not one.key.startswith("upstream.")]
+    return config.as_json(settings, found.source)
+
+
 def _reload(
-    options: Options, capture: bool, reloads: asyncio.Queue[Config], boss: Supervisor
+    options: Options,
+    capture: bool,
+    reloads: asyncio.Queue[Config],
+    boss: Supervisor,
+    told: list[dict[str, Any]],
 ) -> None:
     import structlog
 
     boss.reloading()
     try:
-        reloads.put_nowait(_read(options, capture=capture).config)
+        found = _read(options, capture=capture)
+        told[:] = [_told(found)]
+        reloads.put_nowait(found.config)
     except (ConfigError, OSError) as error:  # OSError: not even looked for could it be
         log = structlog.get_logger()
         for problem in error.problems if isinstance(error, ConfigError) else [str(error)]:

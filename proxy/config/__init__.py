@@ -6,7 +6,7 @@ The core never imports this; it is handed plain values (`suites`).
 from proxy.config.checks import admin_token, suites, warnings
 from proxy.config.load import find, load, queue_path
 from proxy.config.model import Config, LogFormat, LogLevel, Unlisted, Upstream, WhenFull
-from proxy.config.show import Setting, effective, table
+from proxy.config.show import Setting, as_json, effective, table
 from proxy.config.values import Address, Server
 
 __all__ = [
@@ -20,6 +20,7 @@ __all__ = [
     "Upstream",
     "WhenFull",
     "admin_token",
+    "as_json",
     "effective",
     "find",
     "load",

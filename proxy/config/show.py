@@ -8,9 +8,10 @@ Source: `proxy.config.model`.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from proxy.config import model
 from proxy.config.faults import dotted
@@ -45,6 +46,16 @@ def effective(path: Path | None, environ: Mapping[str, str]) -> list[Setting]:
         for key in _keys(list(config.suites.known))
         if key[0] != "upstream" or config.upstream is not None
     ]
+
+
+def as_json(settings: Iterable[Setting], source: str) -> dict[str, Any]:
+    """What is in effect by section and key, for programs."""
+    values: dict[str, dict[str, Any]] = {}
+    for setting in settings:
+        section, _, key = setting.key.rpartition(".")
+        origin = "env" if setting.origin == "environment" else setting.origin
+        values.setdefault(section, {})[key] = {"value": json.loads(setting.value), "from": origin}
+    return {"source": source, "values": values}
 
 
 def _keys(suites: list[str]) -> Iterator[KeyPath]:

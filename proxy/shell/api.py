@@ -13,10 +13,12 @@ import logging
 import math
 import re
 from collections.abc import Awaitable, Callable
+from dataclasses import asdict
 from typing import Any, Protocol
 
 from aiohttp import web
 
+from proxy.core.findings import RULES
 from proxy.shell import asked
 
 log = logging.getLogger(__name__)
@@ -40,6 +42,9 @@ class Desk(Protocol):
     async def export(self, after: int, limit: int) -> list[dict[str, Any]]: ...
     def dead(self) -> int: ...
     async def series(self, window_s: int) -> dict[str, Any]: ...
+    async def health(self) -> list[dict[str, Any]]: ...
+    @property
+    def settings(self) -> Callable[[], dict[str, Any]]: ...
     async def requeue(self, ids: list[int] | None) -> int: ...
     async def discard(self, ids: list[int] | None) -> int: ...
 
@@ -56,6 +61,9 @@ class Api:
             web.get("/healthz", self._healthz),
             web.get("/readyz", self._readyz),
             web.get("/api/v1/status", self._status),
+            web.get("/api/v1/health", self._health),
+            web.get("/api/v1/config", self._config),
+            web.get("/api/v1/rules", self._rules),
             web.get("/api/v1/series", self._series),
             web.post("/api/v1/forwarding/offline", self._offline),
             web.post("/api/v1/forwarding/online", self._online),
@@ -80,6 +88,15 @@ class Api:
 
     async def _status(self, _: web.Request) -> web.Response:
         return web.json_response(await self._desk.status())
+
+    async def _health(self, _: web.Request) -> web.Response:
+        return web.json_response({"checks": await self._desk.health()})
+
+    async def _config(self, _: web.Request) -> web.Response:
+        return web.json_response(self._desk.settings())
+
+    async def _rules(self, _: web.Request) -> web.Response:
+        return web.json_response({"rules": [asdict(rule) for rule in RULES]})
 
     async def _series(self, request: web.Request) -> web.Response:
         found = SPAN.fullmatch(request.query.get("window", "24h"))

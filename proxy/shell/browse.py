@@ -14,19 +14,20 @@ from __future__ import annotations
 import contextlib
 import functools
 import itertools
+import json
 import re
 import sqlite3
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Self, TypeAlias
 
-from proxy.core import advice, beacon, decode, findings, search, wire
+from proxy.core import advice, beacon, decode, findings, render, search, stamp, wire
 from proxy.core.decode import Decoded
 from proxy.core.findings import Finding
-from proxy.core.hit import Headers, Hit, Received, Request, Suites
+from proxy.core.hit import Hit, Received, Request, Suites
 from proxy.core.moment import Boots
 from proxy.core.rescue import row_sum
 from proxy.core.search import View
@@ -44,7 +45,6 @@ SAMPLE = 200
 DAY_MS = 86_400_000
 HEAD = 6_000  # more than a path with as many report suites as a hit may have
 PATH = re.compile(rb"[A-Z]+ /b/ss/([^/? ]+)/")
-SECRET = frozenset({b"cookie", b"authorization", b"proxy-authorization", b"set-cookie"})
 
 WAITING, SENDING, HELD, DELIVERED, DEAD = "waiting", "sending", "held", "delivered", "dead"
 STATES = frozenset({WAITING, SENDING, HELD, DELIVERED, DEAD})
@@ -86,10 +86,12 @@ _ORDER = " ORDER BY 1 DESC LIMIT ?2"
 class Told:
     """What the file does not know: the configured suites, and what the daemon is doing.
 
-    `sending` are the hits in flight, `tries` the failed tries of those that wait for another.
+    `base_url` is where hits go; `sending` are those in flight, `tries` the failed tries of
+    those that wait for another.
     """
 
     suites: Suites = field(default_factory=lambda: Suites({}))
+    base_url: str = "http://127.0.0.1:8277"
     sending: frozenset[int] = frozenset()
     tries: Mapping[int, int] = field(default_factory=dict)
 
@@ -120,6 +122,14 @@ class Seen:
     def suites(self) -> tuple[str, ...]:
         """Those this row stands for."""
         return self.kept.hit.suites or self.decoded.suites
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """Some of an export, and the cursor of what follows."""
+
+    text: str
+    cursor: int | None
 
 
 class _Looked:
@@ -183,28 +193,43 @@ class Browser:
     def hit(self, id_: int, *, unredacted: bool = False) -> Json | None:
         """Everything about one hit; None when it is not kept (any more).
 
-        Headers that tell who somebody is stand there as such, unless they are asked for.
+        Headers that tell who somebody is are left out, unless they are asked for.
         """
         kept = self.find(id_)
         if kept is None:
             return None
         seen = self.see(kept)
-        request = kept.hit.request
-        headers = request.headers if unredacted else redacted(request.headers)
         return self.row(seen) | {
-            "decoded": _plain(seen.decoded),
-            "findings": [asdict(one) for one in seen.findings],
+            "decoded": render.as_json(seen.decoded),
+            "findings": [render.finding_json(one) for one in seen.findings],
             "timeline": _timeline(kept),
-            "request": {
-                "method": request.method,
-                "target": request.target.decode("latin-1"),
-                "headers": [
-                    [name.decode("latin-1"), value.decode("latin-1")] for name, value in headers
-                ],
-                "body": request.body.decode("latin-1"),
-            },
+            "request": render.request_json(kept.hit.request, unredacted=unredacted),
             "ts_sent": kept.ts,
         }
+
+    def raw(self, id_: int, *, unredacted: bool = False) -> str | None:
+        """The request as it would be written on a connection, a character for a byte."""
+        kept = self.find(id_)
+        if kept is None:
+            return None
+        request = kept.hit.request
+        headers = request.headers if unredacted else render.redacted(request.headers)
+        return wire.pack(replace(request, headers=headers)).decode("latin-1")
+
+    def curl(self, id_: int, *, unredacted: bool = False) -> str | None:
+        """A command that sends the hit to the collection server."""
+        kept = self.find(id_)
+        if kept is None:
+            return None
+        return render.curl(_own(kept.hit), self.told.base_url, unredacted=unredacted) + "\n"
+
+    def export(
+        self, kind: str, q: str = "", cursor: int | None = None, *, unredacted: bool = False
+    ) -> Piece:
+        """A piece of an export, and where the next one begins: None behind the last."""
+        looked = _Looked(cursor, self._work_s)
+        text = _WRITERS[kind](self, self._found(q, looked), unredacted)
+        return Piece(text, None if looked.complete else looked.at)
 
     def find(self, id_: int) -> Kept | None:
         """One hit as it stands in the file."""
@@ -398,14 +423,9 @@ class Browser:
             looked.at = row[0]
             if kept is not None and kept.state in states:
                 looked.to_ms = kept.received_ms
-                view = _view(kept, now_ms)
-                if not decodes:
-                    if search.matches(query, view):
-                        yield self.see(kept)
-                else:
+                if decodes or search.matches(query, _view(kept, now_ms)):
                     seen = self.see(kept)
-                    view = replace(view, decoded=seen.decoded, findings=seen.findings)
-                    if search.matches(query, view):
+                    if not decodes or search.matches(query, _view(kept, now_ms, seen)):
                         yield seen
             if looked.is_over:
                 return
@@ -465,16 +485,59 @@ class Browser:
             raise QueueUnavailable(f"cannot read {self._path}: {error}") from error
 
 
-def _view(kept: Kept, now_ms: float) -> View:
+def _view(kept: Kept, now_ms: float, seen: Seen | None = None) -> View:
     return View(
         state=kept.state,
         received_ms=kept.received_ms,
         now_ms=now_ms,
-        delivered_ms=kept.at_ms,
+        decoded=seen.decoded if seen else None,
+        findings=seen.findings if seen else (),
+        delivered_ms=kept.at_ms if kept.state == DELIVERED else None,
         id=kept.hit.id,
         reason=kept.reason or "",
         ambiguous=kept.hit.ambiguous,
     )
+
+
+# -- exports ---------------------------------------------------------------------------------
+
+
+def _own(hit: Hit) -> Request:
+    """The hit's own part of the request: what another row stands for is left to that one."""
+    return stamp.render(hit.request, None, hit.suites) if hit.suites else hit.request
+
+
+def _ndjson(browser: Browser, found: Iterable[Seen], unredacted: bool) -> str:
+    lines = [
+        browser.row(seen) | render.request_json(_own(seen.kept.hit), unredacted=unredacted)
+        for seen in found
+    ]
+    return "".join(json.dumps(line, separators=(",", ":")) + "\n" for line in lines)
+
+
+def _csv(_: Browser, found: Iterable[Seen], _unredacted: bool) -> str:
+    now_ms = time.time() * 1000
+    return "".join(render.csv_row(_view(seen.kept, now_ms, seen)) for seen in found)
+
+
+def _har(browser: Browser, found: Iterable[Seen], unredacted: bool) -> str:
+    entries = [
+        render.har_entry(
+            _own(seen.kept.hit),
+            browser.told.base_url,
+            received_ms=seen.kept.received_ms,
+            status=seen.kept.status,
+            unredacted=unredacted,
+        )
+        for seen in found
+    ]
+    return ",".join(json.dumps(entry, separators=(",", ":")) for entry in entries)
+
+
+_WRITERS = {"ndjson": _ndjson, "csv": _csv, "har": _har}
+
+
+# -- rows ------------------------------------------------------------------------------------
 
 
 def _select(states: frozenset[str]) -> str:
@@ -515,15 +578,6 @@ def _suites(part: str | None, head: bytes) -> tuple[str, ...]:
         return tuple(part.split(","))
     path = PATH.match(head)
     return () if path is None else _named(path[1])
-
-
-def redacted(headers: Headers) -> Headers:
-    """The headers, with those that tell who somebody is hidden."""
-    return tuple((n, b"(hidden)" if n.lower() in SECRET else v) for n, v in headers)
-
-
-def _plain(decoded: Decoded) -> Json:
-    return asdict(decoded) | {"kind": str(decoded.kind)}
 
 
 def _timeline(kept: Kept) -> list[Json]:

@@ -9,14 +9,18 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import math
 from collections.abc import Sequence
 from typing import Any, Protocol
 
 from aiohttp import web
 
+from proxy.core import render
 from proxy.shell import asked
 from proxy.shell.asked import Problem
+
+log = logging.getLogger(__name__)
 
 PAGE = 500
 USUAL = 100
@@ -32,6 +36,11 @@ class Reading(Protocol):
 
     async def hits(self, q: str, cursor: int | None, limit: int) -> bytes: ...
     async def hit(self, id_: int, *, unredacted: bool) -> bytes | None: ...
+    async def raw(self, id_: int, *, unredacted: bool) -> bytes | None: ...
+    async def curl(self, id_: int, *, unredacted: bool) -> bytes | None: ...
+    async def export(
+        self, kind: str, q: str, cursor: int | None, *, unredacted: bool
+    ) -> tuple[bytes, int | None]: ...
     async def counts(self, q: str, cursor: int | None) -> bytes: ...
     async def suites(self) -> bytes: ...
     async def groups(self) -> bytes: ...
@@ -52,6 +61,11 @@ class Hits:
         return [
             web.get("/api/v1/hits", self._hits),
             web.get("/api/v1/hits/{id:[0-9]{1,18}}", self._hit),
+            web.get("/api/v1/hits/{id:[0-9]{1,18}}/raw", self._raw),
+            web.get("/api/v1/hits/{id:[0-9]{1,18}}/curl", self._curl),
+            web.get("/api/v1/hits.ndjson", self._ndjson),
+            web.get("/api/v1/hits.csv", self._csv),
+            web.get("/api/v1/hits.har", self._har),
             web.get("/api/v1/hits/wait", self._wait),
             web.get("/api/v1/counts", self._counts),
             web.get("/api/v1/suites", self._suites),
@@ -68,11 +82,21 @@ class Hits:
 
     async def _hit(self, request: web.Request) -> web.Response:
         found = await self._reading.hit(
-            int(request.match_info["id"]), unredacted=request.query.get("unredacted") == "1"
+            int(request.match_info["id"]), unredacted=_unredacted(request)
         )
-        if found is None:
-            raise Problem(404, "no hit of this id is kept")
-        return _json(found)
+        return _json(_there(found))
+
+    async def _raw(self, request: web.Request) -> web.Response:
+        found = await self._reading.raw(
+            int(request.match_info["id"]), unredacted=_unredacted(request)
+        )
+        return _text(_there(found))
+
+    async def _curl(self, request: web.Request) -> web.Response:
+        found = await self._reading.curl(
+            int(request.match_info["id"]), unredacted=_unredacted(request)
+        )
+        return _text(_there(found))
 
     async def _counts(self, request: web.Request) -> web.Response:
         return _json(await self._reading.counts(_q(request), _cursor(request)))
@@ -116,6 +140,58 @@ class Hits:
                 break
             cursor = int(page["cursor"])
         return hits
+
+    # -- taking along -------------------------------------------------------------------------
+
+    async def _ndjson(self, request: web.Request) -> web.StreamResponse:
+        return await self._export(request, "ndjson", "application/x-ndjson")
+
+    async def _csv(self, request: web.Request) -> web.StreamResponse:
+        kind = "text/csv; charset=utf-8; header=present"
+        return await self._export(request, "csv", kind, render.CSV_HEADER)
+
+    async def _har(self, request: web.Request) -> web.StreamResponse:
+        kind = "application/json"
+        return await self._export(request, "har", kind, render.HAR_START, ",", render.HAR_END)
+
+    async def _export(
+        self,
+        request: web.Request,
+        kind: str,
+        content_type: str,
+        start: str = "",
+        between: str = "",
+        end: str = "",
+    ) -> web.StreamResponse:
+        """All that the filter means, piece by piece; broken off, it does not look whole."""
+        how = {"unredacted": _unredacted(request)}
+        # The first piece before the status, so that a bad filter is an answer of its own.
+        piece, cursor = await self._reading.export(kind, _q(request), None, **how)
+        response = web.StreamResponse(
+            headers={
+                **asked.HEADERS,
+                "Content-Type": content_type,
+                "Content-Disposition": f'attachment; filename="hits.{kind}"',
+            }
+        )
+        await response.prepare(request)
+        try:
+            await response.write(start.encode() + piece)
+            is_first = not piece
+            while cursor is not None:
+                piece, cursor = await self._reading.export(kind, _q(request), cursor, **how)
+                if piece:
+                    await response.write((b"" if is_first else between.encode()) + piece)
+                    is_first = False
+            await response.write(end.encode())
+        except Exception:
+            # It ends without its last chunk, which every client notices.
+            log.exception("an export broke off")
+            if request.transport is not None:
+                request.transport.abort()
+            return response
+        await response.write_eof()
+        return response
 
     # -- deciding --------------------------------------------------------------------------
 
@@ -166,6 +242,20 @@ def _seconds(request: web.Request, name: str, default: float) -> float:
     if not 0 <= seconds <= MOST_WAIT_S:
         raise Problem(400, f"{name} must be a number of seconds up to {MOST_WAIT_S:.0f}")
     return seconds
+
+
+def _unredacted(request: web.Request) -> bool:
+    return request.query.get("unredacted") == "1"
+
+
+def _there(found: bytes | None) -> bytes:
+    if found is None:
+        raise Problem(404, "no hit of this id is kept")
+    return found
+
+
+def _text(body: bytes) -> web.Response:
+    return web.Response(body=body, content_type="text/plain", charset="utf-8")
 
 
 def _json(body: bytes) -> web.Response:

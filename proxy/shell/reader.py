@@ -29,7 +29,7 @@ from typing import Any, BinaryIO
 from proxy.core.hit import ReportSuite, Suites, Timestamps, WhenLate
 from proxy.core.search import Fault
 from proxy.errors import QueueUnavailable
-from proxy.shell.browse import Browser, Told
+from proxy.shell.browse import Browser, Piece, Told
 
 IDLE_S = 60.0
 PATIENCE_S = 20.0
@@ -170,8 +170,11 @@ def answer(browser: Browser, line: bytes) -> tuple[dict[str, Any], bytes]:
         where = traceback.extract_tb(error.__traceback__)[-1]
         place = f"{Path(where.filename).name}:{where.lineno}"
         return {"fault": f"{type(error).__name__} at {place}"}, b""
-    head = {"count": len(found["hits"])} if asked["ask"] == "hits" else {}
-    return head, json.dumps(found, separators=(",", ":")).encode()
+    if isinstance(found, Piece):
+        return {"cursor": found.cursor}, found.text.encode()
+    if isinstance(found, str):
+        return {}, found.encode()
+    return {"none": found is None}, json.dumps(found, separators=(",", ":")).encode()
 
 
 def _stand_back() -> None:
@@ -188,6 +191,7 @@ def _as_json(told: Told) -> dict[str, Any]:
     return {
         "known": {rsid: [one.timestamps, one.when_late] for rsid, one in suites.known.items()},
         "unlisted": [suites.unlisted.timestamps, suites.unlisted.when_late],
+        "base_url": told.base_url,
         "sending": list(told.sending),
         "tries": list(told.tries.items()),
     }
@@ -199,6 +203,7 @@ def _from_json(said: dict[str, Any]) -> Told:
 
     return Told(
         Suites({rsid: suite(one) for rsid, one in said["known"].items()}, suite(said["unlisted"])),
+        said["base_url"],
         frozenset(said["sending"]),
         dict(said["tries"]),
     )

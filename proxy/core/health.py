@@ -1,0 +1,111 @@
+"""What is well and what is not: one line each, and what a person can do about it.
+
+Rule: read off the status alone, so that whoever has it (the page, a verb, a test) comes to
+the same lines.  An outage is no illness of ours: it is said, and nothing is asked for.
+Non-rule: measures nothing.
+Source: Tailscale's "Health check" lines; Syncthing's "paused by user is not stopped by error".
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from proxy.core.hit import Suites, Timestamps
+from proxy.core.words import span
+
+OK, WARN, BAD = "ok", "warn", "bad"
+LOW_DISK_BYTES = 1024**3
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """`state` is ok, warn or bad; `action` is None when there is nothing to do."""
+
+    name: str
+    state: str
+    text: str
+    action: str | None = None
+
+
+def checks(status: Mapping[str, Any], suites: Suites) -> tuple[Check, ...]:
+    """Everything that was looked at, in an order that does not change."""
+    return tuple(
+        check
+        for found in (_storage, _disk, _upstream, _held, _dead, _lost)
+        for check in found(status)
+    ) + tuple(_modes(suites))
+
+
+def _storage(status: Mapping[str, Any]) -> Iterator[Check]:
+    refusing = status["refusing"]
+    if refusing is not None:
+        yield Check("storage", BAD, f"new hits are refused with 503: {refusing}", "make room")
+    elif not status["balanced"]:
+        yield Check("storage", BAD, "the account does not balance", "report this, with the log")
+    else:
+        yield Check("storage", OK, f"{status['waiting']:,} hits wait in {status['queue_path']}")
+
+
+def _disk(status: Mapping[str, Any]) -> Iterator[Check]:
+    free = status["free_disk_bytes"]
+    text = f"{free / 1024**3:.1f} GiB are free where the queue lies"
+    if free < LOW_DISK_BYTES:
+        yield Check("disk", WARN, text, "make room before queue.min_free_disk is reached")
+    else:
+        yield Check("disk", OK, text)
+
+
+def _upstream(status: Mapping[str, Any]) -> Iterator[Check]:
+    forwarding = status["forwarding"]
+    if forwarding is None:
+        yield Check("upstream", OK, "capture only: nothing is sent", None)
+        return
+    server = status["upstream"]
+    if status["state"] == "held":
+        yield Check("upstream", WARN, "held offline by a person", "go online when it is time")
+    elif forwarding["link"] != "offline":
+        yield Check("upstream", OK, f"{server} takes hits")
+    else:
+        why = forwarding["last_failure"] or "no answer yet"
+        oldest = span(status["oldest_waiting_seconds"] or 0.0)
+        text = f"{server} cannot be reached: {why}; the oldest hit waits for {oldest}"
+        yield Check("upstream", WARN, text)
+
+
+def _held(status: Mapping[str, Any]) -> Iterator[Check]:
+    for suites, held in status["held_suites"].items():
+        yield Check(
+            "held",
+            WARN,
+            f"{held['hits']:,} hits of {suites} are held: {held['reason']}",
+            f"say the mode: [suites.known.{suites.partition(',')[0]}] timestamps",
+        )
+
+
+def _dead(status: Mapping[str, Any]) -> Iterator[Check]:
+    if status["dead"]:
+        yield Check(
+            "dead letters",
+            WARN,
+            f"{status['dead']:,} dead letters wait for a decision",
+            "requeue, export or discard them",
+        )
+
+
+def _lost(status: Mapping[str, Any]) -> Iterator[Check]:
+    if status["lost"]:
+        text = f"{status['lost']:,} hits were lost to a damaged file"
+        yield Check("salvage", BAD, text, "read the report in the log of that start")
+
+
+def _modes(suites: Suites) -> Iterator[Check]:
+    for rsid, suite in suites.known.items():
+        if suite.timestamps is Timestamps.UNKNOWN:
+            yield Check(
+                "timestamps",
+                WARN,
+                f"the timestamp mode of {rsid} is unknown: its hits cannot be checked",
+                f"set [suites.known.{rsid}] timestamps",
+            )

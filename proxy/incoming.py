@@ -1,0 +1,88 @@
+"""Hits that a person brings: a test hit, and what was exported elsewhere.
+
+Rule: judged and stored as the beacon port judges and stores, by the same functions; what is
+refused there is refused here, and counted under the same name.
+Non-rule: no HTTP; nothing is sent.
+Source: docs/design/0001, 0002.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from proxy import __version__
+from proxy.core import reception, render
+from proxy.core.hit import NewHit, Received, Request, Suites
+from proxy.core.reception import Refuse, Take
+from proxy.shell.queue import Queue
+
+CAPTURED = "examplersid"
+
+
+class Incoming:
+    """What a running daemon can be given by a person."""
+
+    def __init__(
+        self, queue: Queue, suites: Callable[[], Suites], *, is_capture: bool = False
+    ) -> None:
+        self._queue, self._suites, self._is_capture = queue, suites, is_capture
+
+    def usual_suite(self) -> str | None:
+        """The report suite of a test hit; None when there are several to choose from."""
+        known = list(self._suites().known)
+        if len(known) == 1:
+            return known[0]
+        return None if known else CAPTURED
+
+    async def test_hit(self, suite: str) -> list[int]:
+        """Store a hit as an app would send it; the ids it got.  ValueError says why not."""
+        # A visitor of its own, so that it waits behind nobody; in the form of Adobe's `fid`.
+        visitor = f"{secrets.token_hex(8)}-{secrets.token_hex(8)}".upper()
+        target = (
+            f"/b/ss/{suite}/1/trackoffline-{__version__}/s{secrets.randbelow(10**13):013}"
+            f"?AQB=1&ndh=1&fid={visitor}&ce=UTF-8&pageName=trackoffline%20test&AQE=1"
+        )
+        if not target.isascii() or any(mark in suite for mark in "/?# "):
+            raise ValueError("no report suite id")
+        return await self._store(Request("GET", target.encode()), None)
+
+    async def bring(self, row: Mapping[str, Any]) -> list[int]:
+        """Store the hit of one line of an export; the ids it got.  ValueError says why not."""
+        at_ms = row.get("received_ms")
+        if at_ms is not None and (isinstance(at_ms, bool) or not isinstance(at_ms, int | float)):
+            raise ValueError("received_ms is no number")
+        return await self._store(render.request_of(row), at_ms)
+
+    async def reset(self) -> int | None:
+        """Give up every hit there is, counted as discarded; None unless nothing is ever sent."""
+        if not self._is_capture:
+            return None
+        count = 0
+        while dropped := await self._queue.give_up():
+            count += dropped
+        return count
+
+    async def _store(self, request: Request, at_ms: float | None) -> list[int]:
+        taken = reception.receive(request, "", self._suites())
+        match taken:
+            case Take():
+                at = self._received(at_ms)
+                return await self._queue.add(
+                    [NewHit(row.lane, at, taken.content, row.suites) for row in taken.rows]
+                )
+            case Refuse():
+                if taken.tally:
+                    self._queue.tally(taken.tally)
+                why = taken.answer.body.decode("utf-8", "replace").strip()
+                raise ValueError(f"refused with {taken.answer.status}: {why:.200}")
+        raise ValueError("a request for an identity is no hit")
+
+    def _received(self, at_ms: float | None) -> Received:
+        """The instant it was received elsewhere, on this boot's clock; now, if it is not known."""
+        boots, now_ms = self._queue.boots, self._queue.clock.ms()
+        if at_ms is None:
+            return Received(boots.current, now_ms)
+        own_ms = int(max(0.0, at_ms)) - boots.offsets[boots.current]
+        return Received(boots.current, min(own_ms, now_ms))
