@@ -127,11 +127,19 @@ def test_context_data_is_no_parameter() -> None:
         ("c.&x=1", ("c.", "never closed")),
         (".c&x=1", (".c", "closes nothing")),
         ("c.&a.&x=1&.c", ("a.", "never closed")),
+        ("a.&x=1&.a&.a", (".a", "closes nothing")),
     ],
 )
 def test_a_level_that_does_not_match_is_said(query: str, said: tuple[str, str]) -> None:
     others = [(f.key, f.name) for f in everything(shown(query)) if not f.value]
     assert others == [said]
+
+
+def test_a_level_closed_with_its_outer_one_is_closed() -> None:
+    decoded = shown("c.&a.&x=1&.c&.a&v1=y")
+    names = [(f.key, f.name) for f in everything(decoded) if not f.value]
+    assert names == [("a.", "never closed"), (".a", "closes nothing")]
+    assert group(decoded, "evars") == {"eVar1": "y"}
 
 
 def test_doubled_separators_and_empty_openers_are_taken_as_clients_send_them() -> None:
@@ -431,6 +439,8 @@ def test_xml_below_a_long_name_is_shown_in_proportion_to_its_size() -> None:
 def test_what_is_too_many_to_show_is_counted() -> None:
     decoded = shown("&".join(["v1=x"] * (MOST + 1000)))
     assert group(decoded, "other") == {"not shown": "1000 more parameters"}
+    decoded = shown("c.&" + "&".join(["v1=x"] * (MOST + 1000)) + "&.c")
+    assert group(decoded, "other") == {"not shown": "1002 more parameters"}, "and not: unclosed"
     decoded = shown("events=" + "%2C".join(["event1"] * (MOST + 7)))
     assert len(decoded.events) == MOST
     assert group(decoded, "other") == {"not shown": "7 more events"}

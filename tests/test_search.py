@@ -141,6 +141,8 @@ def test_a_filter_finds_what_it_means(text: str) -> None:
         'page:"Shop"',
         "page:checkout*",
         "page:shop*shop",
+        "page:shop*hop*checkout",
+        "page:*checkout*checkout",
         "evar1:boots",
         "evar13:boots",
         "event:event1",
@@ -370,6 +372,12 @@ def test_what_a_filter_needs_is_known_beforehand() -> None:
     assert needs_findings(parse("rule:W4"))
     assert needs_findings(parse("!has:finding"))
     assert not needs_findings(parse("has:products page:x ts:late"))
+
+
+def test_the_ends_of_a_pattern_do_not_share_a_letter() -> None:
+    pattern = parse("evar1:aba*bab").terms[0].pattern
+    assert not pattern.matches("abab")
+    assert pattern.matches("ababab")
 
 
 def test_many_wildcards_take_one_pass() -> None:
