@@ -15,6 +15,7 @@ import click
 from proxy.cli.about import completion, config, demo, version
 from proxy.cli.check import check
 from proxy.cli.db import db
+from proxy.cli.decode import decode
 from proxy.cli.exits import Exit, Stop
 from proxy.cli.install import install_service
 from proxy.cli.letters import dead
@@ -93,6 +94,7 @@ for verb in (
     retry,
     send_test,
     wait_ready,
+    decode,
     config,
     db,
     install_service,

@@ -136,7 +136,7 @@ def by_reason(letters: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 def group_lines(groups: list[dict[str, Any]]) -> list[str]:
     """A table of groups; empty when there are none."""
-    return _table(
+    return table(
         ("HITS", "SUITE", "FIRST", "LAST", "REASON"),
         [
             (
@@ -153,7 +153,7 @@ def group_lines(groups: list[dict[str, Any]]) -> list[str]:
 
 def letter_lines(letters: list[dict[str, Any]]) -> list[str]:
     """A table of letters; empty when there are none."""
-    return _table(
+    return table(
         ("ID", "SUITE", "RECEIVED", "TRIES", "REASON"),
         [
             (
@@ -168,7 +168,8 @@ def letter_lines(letters: list[dict[str, Any]]) -> list[str]:
     )
 
 
-def _table(head: tuple[str, ...], body: list[tuple[str, ...]]) -> list[str]:
+def table(head: tuple[str, ...], body: list[tuple[str, ...]]) -> list[str]:
+    """Columns as wide as they must be; no line at all without a body."""
     if not body:
         return []
     rows = [head, *(tuple(plain(cell) for cell in row) for row in body)]

@@ -1,0 +1,136 @@
+"""A hit in words: one line in a list, or all that it says.
+
+Rule: what stands in a hit was written by strangers; a terminal is shown it without control
+characters, and a list shows it cut.
+Non-rule: asks nobody; the JSON of the API in, lines out.
+Source: Omnibug and the Adobe Experience Platform Debugger for the order of the groups.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import datetime
+from typing import Any
+
+from proxy.cli.show import clock, plain, table
+
+LABEL = 10
+WIDEST = 40
+KINDS = {
+    "page": "page view",
+    "link": "link",
+    "exit": "exit link",
+    "download": "download",
+    "media": "media",
+    "other": "other",
+}
+# Shown in a way of their own; the fields as sent are in the groups all the same.
+APART = frozenset({"events", "ev", "products", "pl"})
+FOLDED = frozenset({"technical", "retired"})
+
+
+def row_line(row: Mapping[str, Any]) -> str:
+    """One hit of a list."""
+    at = datetime.fromtimestamp(row["received_ms"] / 1000).astimezone()
+    visitor = row["visitor"]
+    who = f"{visitor['kind']} {_tail(visitor['value'])}" if visitor else "nobody"
+    found = " ".join(dict.fromkeys(one["rule"] for one in row["findings"])) or "-"
+    cells = (
+        f"{at:%m-%d %H:%M:%S}",
+        f"{KINDS.get(row['kind'], row['kind']):<9}",
+        f"{short(row['title']):<24}",
+        short(",".join(row["events"])) or "-",
+        short(",".join(row["suites"])) or "-",
+        who,
+        row["state"] + (f": {short(row['reason'])}" if row["reason"] else ""),
+        found,
+        f"#{row['id']}",
+    )
+    return plain("  ".join(cells))
+
+
+def detail_lines(found: Mapping[str, Any]) -> list[str]:
+    """All that the API tells of a hit, the parts that are there."""
+    return [plain(line) for line in _detail(found)]
+
+
+def short(text: str, most: int = WIDEST) -> str:
+    return text if len(text) <= most else f"{text[: most - 3]}..."
+
+
+def _tail(text: str) -> str:
+    return text if len(text) <= 12 else f"...{text[-8:]}"
+
+
+def _detail(found: Mapping[str, Any]) -> Iterator[str]:
+    said = found["decoded"]
+    suites = ", ".join(found["suites"]) or "no report suite"
+    yield f'{KINDS.get(said["kind"], said["kind"])} "{said["title"]}" for {suites}'
+    for one in found["findings"]:
+        parts = (f"{one['rule']} {one['severity']}", one["text"])
+        yield _line("!", ": ".join(parts))
+        yield _line("", one["doc"])
+    if "state" in found:
+        yield from _kept(found)
+    if said["ts"] is not None:
+        yield _line("Time", f"ts {said['ts']}, set by the client")
+    ids = (_identity(one) for one in said["identities"])
+    yield _line("Visitor", ", ".join(ids))
+    if said["events"]:
+        yield _line("Events", ", ".join(_event(one) for one in said["events"]))
+    if said["products"]:
+        yield from _products(said["products"])
+    for group in said["groups"]:
+        yield from _group(group)
+
+
+def _kept(found: Mapping[str, Any]) -> Iterator[str]:
+    reason = f": {found['reason']}" if found.get("reason") else ""
+    yield _line("State", f"{found['state']}{reason}, hit #{found['id']}")
+    for step in found.get("timeline", ()):
+        when = "" if step["at_ms"] is None else f"{clock(step['at_ms'])}  "
+        yield _line("", f"{when}{step['what']}")
+
+
+def _identity(one: Mapping[str, Any]) -> str:
+    value = one["value"].strip() or "unknown"
+    return f"{one['kind']} {value}" + (" (used)" if one["used"] else " (not used)")
+
+
+def _event(one: Mapping[str, Any]) -> str:
+    value = f"={one['value']}" if one["value"] else ""
+    serial = f":{one['serial']}" if one["serial"] else ""
+    return f"{one['name']}{value}{serial}"
+
+
+def _products(products: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+    rows: list[tuple[str, ...]] = [
+        (
+            one["category"] or "-",
+            one["name"] or "-",
+            one["quantity"] or "-",
+            one["price"] or "-",
+            ", ".join(_event(event) for event in one["events"]) or "-",
+            ", ".join(f"{evar['name']}={evar['value']}" for evar in one["evars"]) or "-",
+        )
+        for one in products
+    ]
+    head = ("CATEGORY", "PRODUCT", "QUANTITY", "PRICE", "EVENTS", "EVARS")
+    for number, line in enumerate(table(head, rows)):
+        yield _line("" if number else "Products", line)
+
+
+def _group(group: Mapping[str, Any]) -> Iterator[str]:
+    fields = [one for one in group["fields"] if one["key"] not in APART]
+    if group["id"] in FOLDED and fields:
+        yield _line(group["title"], " ".join(f"{one['key']}={one['value']}" for one in fields))
+        return
+    width = max((len(one["name"]) for one in fields), default=0)
+    for number, one in enumerate(fields):
+        label = "" if number else group["title"]
+        yield _line(label, f"{one['name']:<{width}}  {one['value']}".rstrip())
+
+
+def _line(label: str, text: str) -> str:
+    # A label that is too long for its column still has a space behind it.
+    return f"{label:<{LABEL}}{'' if len(label) < LABEL else ' '}{text}".rstrip()
