@@ -5,9 +5,16 @@ passed=0 failed=0
 work=${work:-$(mktemp -d)}
 chmod 711 "$work"  # containers of other users look into it
 
+# skip WHY: ends, and that is no failure.
+skip() {
+  echo "skipped: $*"
+  trap - EXIT
+  rm -rf "$work"
+  exit 0
+}
+
 # skip_unless_able PROGRAM...: says "skipped: why" and ends, where this machine cannot run the test.
 skip_unless_able() {
-  skip() { echo "skipped: $*"; rm -rf "$work"; exit 0; }
   [ "$(uname -s)" = Linux ] || skip "this is not Linux"
   [ "$(id -u)" = 0 ] || skip "it needs root, for namespaces of its own"
   for program; do
@@ -64,8 +71,9 @@ prepare() {
   root=${TRACKOFFLINE_TEST_CACHE:-$work}/rootfs
   if ! [ -x "$root/lib/systemd/systemd" ]; then
     echo "      making a root file system"
-    quietly "$here/testing/rootfs" "$root" systemd systemd-sysv dbus libnss-systemd \
-      python3 python3-venv python3-pip curl iproute2
+    "$here/testing/rootfs" "$root" systemd systemd-sysv dbus libnss-systemd \
+      python3 python3-venv python3-pip curl iproute2 >"$work/said" 2>&1 ||
+      { rm -rf "$root"; skip "no Debian to be had here: $(head -n 1 "$work/said")"; }
   fi
   echo "      building the wheel, fetching what it needs"
   rm -rf "$root/wheels" "$root/opt/trackoffline" "$root"/etc/systemd/system/trackoffline* "$root/etc/trackoffline"
