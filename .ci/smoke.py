@@ -119,6 +119,8 @@ def pythons() -> Iterator[str]:
                 capture_output=True,
                 check=True,
                 text=True,
+                # Where pyenv has the Pythons its name for each is only heard with this.
+                env=os.environ | {"PYENV_VERSION": name.removeprefix("python")},
             )
         except (OSError, subprocess.CalledProcessError):
             continue
