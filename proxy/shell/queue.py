@@ -73,6 +73,9 @@ SPARE_PAGES, SHRINK_PAGES = 1_024, 128
 # as sending a hit.  No client waits for it, and of its own lane the next hit alone.
 CROWD, COMPANY_S = 16, 0.001
 
+# With the reserve spent: how often the log is asked to move, while a reader may hold it up.
+MOVES, MOVE_AGAIN_S = 8, 0.005
+
 # After these the transaction is rolled back and the connection as good as before.  After
 # any other (I/O error, damaged page) it may hold what the file does not.
 HARMLESS = {sqlite3.SQLITE_FULL, sqlite3.SQLITE_BUSY, sqlite3.SQLITE_CONSTRAINT}
@@ -534,14 +537,29 @@ class Queue:
         self._adds, self._changes = [], []
 
     async def _commit(self) -> None:
-        """What gathered, in one transaction; when that fails, in parts.
-
-        So hits do not keep outcomes from the disk, nor outcomes hits.
-        """
+        """What gathered."""
         adds, self._adds = self._adds, []
         changes, self._changes = self._changes, []
         tallies = list(self._tallies.items()) if self._untold else []
         self._untold = False
+        if adds and not self._reserve.taken:
+            # Admitted while it was: what the reserve gave back is for the log alone.
+            self._fail_adds(adds, QueueUnavailable("the disk is full"))
+            adds = []
+        if not (adds or changes or tallies):
+            return
+        await self._commit_all(adds, changes, tallies)
+
+    async def _commit_all(
+        self,
+        adds: list[_Asked[Sequence[NewHit]]],
+        changes: list[_Asked[Change]],
+        tallies: Sequence[tuple[str, int]],
+    ) -> None:
+        """In one transaction; when that fails, in parts.
+
+        So hits do not keep outcomes from the disk, nor outcomes hits.
+        """
         try:
             # Without its reserve the file must not grow by what is only nice to have.
             error = await self._attempt(adds, changes, tallies, lean=not self._reserve.taken)
@@ -549,7 +567,7 @@ class Queue:
                 return
             self._untold |= bool(tallies)
             # The hits once more, but only if surely nothing of them was stored.
-            if changes and adds and not self._suspect:
+            if changes and adds and self._reserve.taken and not self._suspect:
                 error = await self._attempt(adds, [])
             if self._suspect:
                 await self._settle(changes)
@@ -661,18 +679,26 @@ class Queue:
 
         Also when there is none: what an earlier process, or a reader, kept from moving may now.
         """
+        tries = 1
         if self._reserve.taken:
             self._reserve.spend()
             self._free = (-1.0, 0)
-        await self._checkpoint()
+            tries = MOVES  # before others take what it gave back
+        for _ in range(tries):
+            if await self._checkpoint():
+                return
+            await asyncio.sleep(MOVE_AGAIN_S)
 
-    async def _checkpoint(self) -> None:
-        """Move what the log holds into the file, as far as nobody reads it; it may fail."""
-        if not (self._over or self._suspect):
-            reached(Point.CHECKPOINT_BEFORE)
-            with contextlib.suppress(sqlite3.Error):
-                await _run(self._writer, _rows, "PRAGMA wal_checkpoint")
-            reached(Point.CHECKPOINT_AFTER)
+    async def _checkpoint(self) -> bool:
+        """Move what the log holds into the file, as far as nobody reads it; whether all went."""
+        if self._over or self._suspect:
+            return True
+        reached(Point.CHECKPOINT_BEFORE)
+        rows: list[tuple[int, int, int]] = []
+        with contextlib.suppress(sqlite3.Error):
+            rows = await _run(self._writer, _rows, "PRAGMA wal_checkpoint")
+        reached(Point.CHECKPOINT_AFTER)
+        return any(logged == moved for _, logged, moved in rows)
 
     def _landed(self, hit: int) -> None:
         self._sending.unmark(hit)
