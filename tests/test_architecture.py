@@ -81,6 +81,9 @@ ACQUAINTED = {
     ("proxy.shell.queue", "proxy.shell.clock"): "the queue notes the boot and its offset",
     ("proxy.shell.queue", "proxy.shell.beside"): "its own small files lie beside the queue file",
     ("proxy.shell.queue", "proxy.shell.salvage"): "a damaged file is salvaged before it is opened",
+    ("proxy.shell.audit", "proxy.shell.migrate"): "a file of a newer release is not judged",
+    ("proxy.shell.audit", "proxy.shell.queue"): "the account is read as the queue reads it",
+    ("proxy.shell.audit", "proxy.shell.salvage"): "what a start takes for damage is damage",
     ("proxy.shell.salvage", "proxy.shell.migrate"): "what is kept goes into a file of our version",
 }
 CLIENT_OF_ADOBE = "proxy.shell.upstream"

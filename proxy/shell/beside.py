@@ -22,10 +22,16 @@ from proxy.errors import QueueInUse
 RESERVE_BYTES = 8 * 1024**2
 
 
-def own(path: Path) -> io.FileIO:
-    """The lock that makes this process the one owner of the file; QueueInUse when taken."""
+def own(path: Path, *, like: Path | None = None) -> io.FileIO:
+    """The lock that makes this process the one owner of the file; QueueInUse when taken.
+
+    `like`: when root makes it, it belongs to whom this file belongs to.
+    """
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     lock = _open(path, "-lock")
+    if like is not None and not os.geteuid():
+        owner = (like if like.exists() else like.parent).stat()
+        os.fchown(lock.fileno(), owner.st_uid, owner.st_gid)
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError as error:

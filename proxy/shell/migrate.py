@@ -29,12 +29,7 @@ def scripts() -> list[str]:
 def migrate(db: sqlite3.Connection, steps: list[str] | None = None) -> int:
     """Apply what is missing; the version reached.  `db` must be in autocommit mode."""
     steps = scripts() if steps is None else steps
-    version: int = db.execute("PRAGMA user_version").fetchone()[0]
-    if version > len(steps):
-        raise QueueTooNew(
-            f"the queue file has version {version}, this release knows up to {len(steps)}: "
-            "run the newer release, or start with another queue.path"
-        )
+    version = known_version(db, len(steps))
     for number, script in enumerate(steps[version:], start=version + 1):
         reached(Point.MIGRATE_BEFORE)
         try:
@@ -47,3 +42,15 @@ def migrate(db: sqlite3.Connection, steps: list[str] | None = None) -> int:
             raise
         reached(Point.MIGRATE_AFTER)
     return len(steps)
+
+
+def known_version(db: sqlite3.Connection, newest: int | None = None) -> int:
+    """The version of a file; QueueTooNew when this release does not know it."""
+    newest = len(scripts()) if newest is None else newest
+    version: int = db.execute("PRAGMA user_version").fetchone()[0]
+    if version > newest:
+        raise QueueTooNew(
+            f"the queue file has version {version}, this release knows up to {newest}: "
+            "run the newer release, or start with another queue.path"
+        )
+    return version

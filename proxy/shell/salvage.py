@@ -18,7 +18,7 @@ from dataclasses import dataclass, fields
 from datetime import UTC, datetime
 from itertools import islice
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 from proxy.core import pages, rescue
 from proxy.core.hit import Ledger
@@ -37,6 +37,7 @@ ADD_DEAD = "INSERT OR IGNORE INTO dead VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, 
 RECOUNT = """
     SELECT (SELECT count(*) FROM hits) - (SELECT count(*) FROM delivered), waiting,
            (SELECT count(*) FROM held), held, (SELECT count(*) FROM dead), dead FROM ledger"""
+_TORN = "the log of the queue file was damaged"
 _COUNTS = tuple(one.name for one in fields(Ledger))
 
 
@@ -58,6 +59,15 @@ class Report:
             f"{self.doubtful} may be sent twice"
         )
 
+    @property
+    def plan(self) -> str:
+        """The same before it is done."""
+        return (
+            f"the queue file is damaged ({self.reason}): it would lie at {self.aside}; would keep "
+            f"{self.kept} waiting hits and {self.dead} dead letters, lose {self.lost}, "
+            f"{self.doubtful} may be sent twice"
+        )
+
 
 def suspect(path: Path) -> None:
     """A running daemon met damage: have the file checked whole at the next start."""
@@ -72,7 +82,7 @@ def is_damage(error: sqlite3.Error) -> bool:
 
 def roll_back(path: Path) -> None:
     """Undo a creation that was cut short: only then has a queue file a rollback journal."""
-    if _size(path) and _size(path, "-journal"):
+    if _is_half_made(path):
         with (
             contextlib.suppress(sqlite3.DatabaseError),  # for `examine` to say
             contextlib.closing(sqlite3.connect(path, isolation_level=None)) as db,
@@ -80,8 +90,15 @@ def roll_back(path: Path) -> None:
             db.execute("SELECT count(*) FROM sqlite_schema").fetchone()
 
 
-def examine(path: Path) -> str | None:
-    """What is wrong with a queue file, in a few words; None when it can be opened."""
+def _is_half_made(path: Path) -> bool:
+    return bool(_size(path) and _size(path, "-journal"))
+
+
+def examine(path: Path, *, whole: bool = False) -> str | None:
+    """What is wrong with a queue file, in a few words; None when it can be opened.
+
+    `whole`: every page is read, however large the file is.
+    """
     log = _size(path, "-wal")
     if not _size(path):
         # The mark of what is in flight is made after the file: it lived.
@@ -93,23 +110,25 @@ def examine(path: Path) -> str | None:
             return _of_ours(path, "it is no SQLite file")
     try:
         with contextlib.closing(sqlite3.connect(f"{path.as_uri()}?mode=ro", uri=True)) as db:
-            return _look(db, path)
+            return _look(db, path, whole=whole)
     except sqlite3.DatabaseError as error:
         if not is_damage(error):
             raise  # the disk, a lock, or another program's file: no damage
         return str(error)
 
 
-def _look(db: sqlite3.Connection, path: Path) -> str | None:
+def _look(db: sqlite3.Connection, path: Path, *, whole: bool) -> str | None:
     known = {name for (name,) in db.execute("SELECT name FROM sqlite_schema WHERE type = 'table'")}
     (version,) = db.execute("PRAGMA user_version").fetchone()
+    if whole:
+        migrate.known_version(db)
     if not version:
         return _of_ours(path, "tables are missing") if known else None
     if version != len(migrate.scripts()):
         return None  # older or newer: for the migrations to say
     if not known >= TABLES or db.execute("SELECT count(*) FROM ledger").fetchone() != (1,):
         return _of_ours(path, "tables are missing")
-    if _size(path) > CHECKED_BYTES and not _marker(path).exists():
+    if not whole and _size(path) > CHECKED_BYTES and not _marker(path).exists():
         return None
     (said,) = db.execute("PRAGMA quick_check(1)").fetchone()
     if said != "ok":
@@ -130,23 +149,12 @@ def _of_ours(path: Path, damage: str) -> str:
 def salvage(path: Path, reason: str) -> Report:
     """Make a new file of what can be kept, then set the damaged one aside for it."""
     aside = _aside(path)
-    frames = pages.frames(_read(_beside(path, "-wal")))
-    committed = [frame for frame in frames if frame.sound]
-    while committed and not committed[-1].commit:
-        committed.pop()
     partial = _beside(path, "-salvaging")
     for suffix in (*SUFFIXES, "-journal"):
         _beside(partial, suffix).unlink(missing_ok=True)
     os.close(os.open(partial, os.O_CREAT | os.O_RDWR, 0o600))
-    with (
-        contextlib.closing(sqlite3.connect(partial, isolation_level=None)) as new,
-        _mapped(path) as database,
-    ):
-        new.execute(f"PRAGMA page_size = {PAGE_SIZE}")
-        new.execute("PRAGMA auto_vacuum = INCREMENTAL")
-        migrate.migrate(new)
-        now = pages.image(database, committed, PAGE_SIZE)
-        report = _copy(new, now, frames, reason, aside)
+    with contextlib.closing(sqlite3.connect(partial, isolation_level=None)) as new:
+        report = _keep(new, path, reason, aside)
     _sync(partial)
     # The new file is whole before it is called so, and before the old one loses its name:
     # whenever this is cut short, either the old one is still in its place, or `finish` puts
@@ -158,6 +166,47 @@ def salvage(path: Path, reason: str) -> Report:
             _beside(path, suffix).replace(_beside(aside, suffix))
     finish(path)
     return report
+
+
+def plan(path: Path) -> list[str]:
+    """What `repair` would say, a line each; it is tried in a file that SQLite forgets."""
+    if _beside(path, "-salvaged").exists() and not path.exists():
+        return ["a salvage was cut short at its end: the new file would get its name"]
+    if _is_half_made(path):
+        return ["the creation of the queue file was cut short: it would be undone"]
+    damage = examine(path, whole=True)
+    if damage is not None:
+        with contextlib.closing(sqlite3.connect("", isolation_level=None)) as new:
+            return [_keep(new, path, damage, _aside(path)).plan]
+    rows = unread(path)
+    if not rows:
+        return []
+    with contextlib.closing(sqlite3.connect(f"{path.as_uri()}?mode=ro", uri=True)) as db:
+        lost = len(_beyond(db, rows))
+    return [f"{_TORN}: {lost} hits would be read back from it"] if lost else []
+
+
+def repair(path: Path) -> list[str]:
+    """What a start does to a damaged file, and every page read; a line each of what was done."""
+    owner = _owner(path)
+    said = []
+    if _beside(path, "-salvaged").exists() and not path.exists():
+        finish(path)
+        said.append("a salvage that was cut short at its end is finished")
+    if _is_half_made(path):
+        roll_back(path)
+        said.append("the creation of the queue file was cut short: it is undone")
+    damage = examine(path, whole=True)
+    if damage is not None:
+        said.append(str(salvage(path, damage)))
+        if owner is not None and not os.geteuid():
+            os.chown(path, *owner)  # or the daemon could not open what root has made
+    rows = unread(path)
+    if rows:
+        with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as db:
+            migrate.migrate(db)
+            said += put_back(db, rows)
+    return said
 
 
 def finish(path: Path) -> None:
@@ -190,21 +239,40 @@ def put_back(db: sqlite3.Connection, rows: list[tuple[int, Row]]) -> list[str]:
     Some may have been answered with 503, when a sync failed just before a crash: their
     clients send them again, and the copy is recognised.
     """
-    (last_id,) = db.execute("SELECT last_id FROM ledger").fetchone()
-    lost = [(id_, *row[1:]) for id_, row in rows if id_ > last_id]
+    lost = _beyond(db, rows)
     if not lost:
         return []
     size = sum(len(cast("bytes", row[6])) for row in lost)
     db.execute("BEGIN IMMEDIATE")
     db.executemany(ADD_HIT, lost)
-    db.execute("UPDATE hits SET flags = flags | 1 WHERE id > ?", (last_id,))
+    db.execute("UPDATE hits SET flags = flags | 1 WHERE id >= ?", (lost[0][0],))
     db.execute(
         "UPDATE ledger SET last_id = ?1, accepted = accepted + ?2, waiting = waiting + ?2,"
         " ambiguous = ambiguous + ?2, waiting_bytes = waiting_bytes + ?3",
         (lost[-1][0], len(lost), size),
     )
     db.execute("COMMIT")
-    return [f"the log of the queue file was damaged: {len(lost)} hits were read back from it"]
+    return [f"{_TORN}: {len(lost)} hits were read back from it"]
+
+
+def _beyond(db: sqlite3.Connection, rows: list[tuple[int, Row]]) -> list[tuple[Any, ...]]:
+    """The hits that the file knows nothing of."""
+    (last_id,) = db.execute("SELECT last_id FROM ledger").fetchone()
+    return [(id_, *row[1:]) for id_, row in rows if id_ > last_id]
+
+
+def _keep(new: sqlite3.Connection, path: Path, reason: str, aside: Path) -> Report:
+    """Fill a new file with what can be kept."""
+    frames = pages.frames(_read(_beside(path, "-wal")))
+    committed = [frame for frame in frames if frame.sound]
+    while committed and not committed[-1].commit:
+        committed.pop()
+    new.execute(f"PRAGMA page_size = {PAGE_SIZE}")
+    new.execute("PRAGMA auto_vacuum = INCREMENTAL")
+    migrate.migrate(new)
+    with _mapped(path) as database:
+        now = pages.image(database, committed, PAGE_SIZE)
+        return _copy(new, now, frames, reason, aside)
 
 
 def _copy(
@@ -272,6 +340,15 @@ def _mapped(path: Path) -> Iterator[bytes]:
         return
     with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as mapped:
         yield cast("bytes", mapped)
+
+
+def _owner(path: Path) -> tuple[int, int] | None:
+    """Whose file it is, or whose log where there is no file."""
+    for suffix in ("", "-wal", "-sending"):
+        with contextlib.suppress(FileNotFoundError):
+            found = _beside(path, suffix).stat()
+            return found.st_uid, found.st_gid
+    return None
 
 
 def _read(path: Path) -> bytes:
