@@ -19,14 +19,17 @@ from pathlib import Path
 TESTS = Path(__file__).resolve().parent.parent / "tests"
 sys.path[:0] = [str(TESTS), str(TESTS / "reliability")]
 
-import deaths  # noqa: E402 - found only now
+import damage  # noqa: E402 - found only now
+import deaths  # noqa: E402
 import disks  # noqa: E402
 import ends  # noqa: E402
+import power  # noqa: E402
 import soak  # noqa: E402
 
 from proxy.points import Point  # noqa: E402
 
 BATCH = 25
+DAMAGED_BATCH = 200
 
 Batch = Callable[[Path, int, int], Awaitable[ends.Outcome]]
 
@@ -153,6 +156,55 @@ def _sum_up(found: list[ends.Outcome]) -> bool:
     return not failed
 
 
+async def damaged(seed: int, files: int) -> bool:
+    """So many damaged files."""
+    found: list[damage.Outcome] = []
+    while sum(each.files for each in found) < files:
+        left = files - sum(each.files for each in found)
+        with tempfile.TemporaryDirectory() as folder:
+            found.append(
+                await damage.run(Path(folder), seed + len(found), min(DAMAGED_BATCH, left))
+            )
+        say(found[-1])
+    untouched = sum(each.untouched for each in found)
+    kept = untouched - sum(each.missing for each in found)
+    say(
+        f"\n{sum(each.files for each in found)} damaged files, "
+        f"{sum(each.set_aside for each in found)} of them set aside: "
+        f"{kept} of {untouched} untouched rows kept ({kept / untouched:.2%}), "
+        f"{sum(each.lost for each in found)} hits reported as lost"
+    )
+    return _all_well([(each.seed, each.wrong) for each in found])
+
+
+async def powerless(seed: int, images: int) -> bool:
+    """So many images of what a disk holds after a power loss; every other run with failed syncs."""
+    found: list[power.Outcome] = []
+    while (left := images - sum(each.images for each in found)) > 0:
+        number, count = len(found), min(power.BATCH, left)
+        with tempfile.TemporaryDirectory() as folder:
+            place, own = Path(folder), seed + number
+            if number % 5 == 4:
+                found.append(await power.salvage_(place, own, count))
+            else:
+                found.append(await power.run(place, own, count, faults=bool(number % 2)))
+        say(found[-1])
+    say(
+        f"\n{sum(each.images for each in found)} images with "
+        f"{sum(each.hits for each in found)} acked hits, "
+        f"{sum(each.failed_syncs for each in found)} failed syncs, "
+        f"{sum(each.read_back for each in found)} torn logs read back, "
+        f"{sum(each.reborn for each in found)} refused hits reborn"
+    )
+    return _all_well([(each.seed, each.wrong) for each in found])
+
+
+def _all_well(found: list[tuple[int, list[str]]]) -> bool:
+    failed = [seed for seed, wrong in found if wrong]
+    say(f"FAILED with seeds {failed}" if failed else "all well")
+    return not failed
+
+
 async def soaked(seed: int, minutes: float) -> bool:
     with tempfile.TemporaryDirectory() as folder:
         found = await soak.soak(Path(folder), seed, minutes * 60)
@@ -161,9 +213,12 @@ async def soaked(seed: int, minutes: float) -> bool:
     return not found.wrong
 
 
+OTHERS = {"points": points, "power": powerless, "damage": damaged}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m bench.reliability")
-    parser.add_argument("scenario", choices=[*BATCHES, *DISKS, "points", "soak"])
+    parser.add_argument("scenario", choices=[*BATCHES, *DISKS, *OTHERS, "soak"])
     parser.add_argument("--runs", type=int, default=1000, help="of `points`: rounds of all points")
     parser.add_argument("--minutes", type=float, default=60.0, help="of `soak`")
     parser.add_argument("--seed", type=int, default=1)
@@ -171,8 +226,8 @@ def main() -> None:
     began = time.monotonic()
     if asked.scenario == "soak":
         doing = soaked(asked.seed, asked.minutes)
-    elif asked.scenario == "points":
-        doing = points(asked.seed, asked.runs)
+    elif asked.scenario in OTHERS:
+        doing = OTHERS[asked.scenario](asked.seed, asked.runs)
     elif asked.scenario in DISKS:
         doing = on_disks(asked.scenario, asked.seed, asked.runs)
     else:
