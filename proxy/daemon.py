@@ -33,9 +33,11 @@ from proxy.drain import Drain, Policy
 from proxy.errors import ConfigError
 from proxy.incoming import Incoming
 from proxy.live import Live
+from proxy.monitor import Monitor
 from proxy.points import Point, reached
 from proxy.reading import Reading
 from proxy.shell.admin import Admin
+from proxy.shell.api import Metrics
 from proxy.shell.clock import Clock, SystemClock
 from proxy.shell.given import Given
 from proxy.shell.hits import Hits
@@ -172,7 +174,14 @@ class Daemon:
         incoming = Incoming(queue, lambda: self.intake.suites, is_capture=settings.upstream is None)
         self.events = Events(Live(self.desk, self.reading))
         self.admin = Admin(
-            self.desk, [Hits(self.reading), Given(incoming, self.reading), self.events, Page()]
+            self.desk,
+            [
+                Hits(self.reading),
+                Given(incoming, self.reading),
+                Metrics(Monitor(self.desk, self.reading, self.intake.received)),
+                self.events,
+                Page(),
+            ],
         )
         self._tls: ssl.SSLContext | None = None
 

@@ -21,9 +21,10 @@ from typing import Protocol, TypeVar
 
 import structlog
 
-from proxy.core import backoff, beacon, headers, insertion, stamp, verdict
+from proxy.core import advice, backoff, beacon, headers, insertion, stamp, verdict
 from proxy.core.hit import Failure, Fault, Hit, Reply, Request, Suites, Timestamps
 from proxy.core.link import Flight, Link, State
+from proxy.core.measure import OTHER, BySuite, Durations
 from proxy.core.moment import Boots
 from proxy.core.pace import Pace
 from proxy.core.schedule import Schedule
@@ -47,6 +48,7 @@ PAGES_AT_ONCE = 2
 # Fresh hits that may overtake the backlog of other visitors at one time.
 MOST_EARLY = 10_000
 LAST_TS = 100_000
+COMPARE_S = 60.0
 AGAIN_S = 1.0  # what the disk refused, and what a limit dropped, is looked at so often
 
 
@@ -121,6 +123,11 @@ class Drain:
         self.link = Link(first=policy.first_s, most=policy.most_s, concurrency=policy.concurrency)
         self.pace = Pace(policy.rate)
         self.results: Counter[str] = Counter()  # sends by what came of them
+        self.delivered_by = BySuite()
+        self.dead_by: Counter[tuple[str, str]] = Counter()  # by report suite and cause
+        self.durations = Durations()
+        self.skew_s: float | None = None  # our clock less the collection server's
+        self._skew_at = -inf
         self.last_failure: str | None = None
         self.last_delivery_ms: int | None = None  # Unix time
         self.since_ms = hits.clock.wall_ms()  # when the link last changed between up and down
@@ -472,7 +479,9 @@ class Drain:
                 elif self._hits.begin(hit.id):
                     reached(Point.SEND_MARKED)
                     ts = self._second(hit, boots) if stamped else None
-                    await self._apply(hit, began, ts, *await self._exchange(hit, said.kind, ts))
+                    await self._apply(
+                        hit, part, began, ts, *await self._exchange(hit, said.kind, ts)
+                    )
                 else:
                     self._spare(recalls)
                     self._leave(hit.id, hit.lane)
@@ -510,6 +519,7 @@ class Drain:
         try:
             request = stamp.render(hit.request, ts, hit.suites)
             reply = await self._road.send(request)
+            self._compare_clocks(reply)
             reached(Point.SEND_ANSWERED)
             judged = self._judge(kind, reply, followed=False)
             if isinstance(judged, Follow):
@@ -523,6 +533,14 @@ class Drain:
             return Retry(f"{type(error).__name__}: {error}", ambiguous=True), None
         return judged, reply.status if isinstance(reply, Reply) else None
 
+    def _compare_clocks(self, reply: Reply | Failure) -> None:
+        """Now and then: a clock that is wrong stamps hits wrong, and nobody sees it."""
+        now = asyncio.get_running_loop().time()
+        if isinstance(reply, Reply) and now >= self._skew_at:
+            skew_s = verdict.skew_s(reply.header(b"date"), self._hits.clock.wall_ms() / 1000)
+            if skew_s is not None:
+                self.skew_s, self._skew_at = skew_s, now + COMPARE_S
+
     def _judge(self, kind: str, reply: Reply | Failure, *, followed: bool) -> verdict.Verdict:
         return verdict.judge(
             kind,
@@ -535,6 +553,7 @@ class Drain:
     async def _apply(
         self,
         hit: Hit,
+        suites: Sequence[str],
         began: float,
         ts: int | None,
         judged: verdict.Verdict,
@@ -544,6 +563,7 @@ class Drain:
         trial = self._trials.get(hit.id) or _Trial()
         flight = Flight(hit.id, hit.lane, began, trial.failed_at)
         self.results[type(judged).__name__.lower()] += 1
+        self.durations.add(now - began)
         reached(Point.VERDICT)
         match judged:
             case Delivered():
@@ -553,6 +573,7 @@ class Drain:
                 self._note_link()
                 self._may_have(hit.lane, ts)
                 await self._insist(lambda: self._hits.delivered(hit, judged.status, ts))
+                self.delivered_by.add(suites, self.suites.known)
                 reached(Point.RECORDED)
                 self._leave(hit.id, hit.lane)
             case Refused(reason):
@@ -634,6 +655,9 @@ class Drain:
         trial = self._trials.get(hit.id) or _Trial()
         log.warning("hit is a dead letter", hit=hit.id, reason=reason)
         await self._insist(lambda: self._hits.bury(hit, reason, status, trial.failures))
+        for rsid in hit.suites or beacon.named(hit.request):
+            suite = rsid if rsid in self.suites.known else OTHER
+            self.dead_by[suite, advice.cause(reason)] += 1
         self._leave(hit.id, hit.lane)
 
     async def _hold(self, hit: Hit, suites: Sequence[str], reason: str) -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
+from typing import Any
 
 from proxy.core.hit import Suites
 from proxy.core.search import Fault
@@ -100,6 +101,11 @@ class Reading:
     def moment(self) -> object:
         """Something that is different once anything has changed."""
         return self._queue.ledger, self._queue.last_id, self._drain and self._drain.flying
+
+    async def examine(self, after: int) -> dict[str, Any]:
+        """What is wrong with the newest hits behind this id, by rule."""
+        found: dict[str, Any] = json.loads((await self._ask("examine", after=after)).body)
+        return found
 
     async def rows(self, ids: Sequence[int]) -> bytes:
         """These hits as a list shows them, as JSON, but for those that are gone."""

@@ -60,6 +60,7 @@ LIBRARY = {
     "proxy.shell.hits": {"aiohttp"},
     "proxy.shell.intake": {"aiohttp"},
     "proxy.shell.live": {"aiohttp", "aiohttp_sse"},
+    "proxy.shell.metrics": {"prometheus_client"},
     "proxy.shell.migrate": set[str](),
     "proxy.shell.page": {"aiohttp"},
     "proxy.shell.queue": {"aiosqlite"},

@@ -7,8 +7,6 @@ Source: the reasons of `stamp`, `verdict` and the drain; docs/design/0006.
 
 from __future__ import annotations
 
-REQUEUE = "requeue"
-
 
 def next_step(reason: str, status: int | None) -> str:
     """One line for a person."""
@@ -24,7 +22,7 @@ def next_step(reason: str, status: int | None) -> str:
         )
     if "no hit" in reason:
         return "export them for a look, then discard"
-    if " attempts: " in reason or reason[:1].isdigit():
+    if " attempts: " in reason:
         return "what failed may have passed: requeue"
     match status:
         case 404 | 410:
@@ -34,3 +32,12 @@ def next_step(reason: str, status: int | None) -> str:
         case 413 | 414 | 431:
             return "too large for the collection server: export, then discard"
     return "look at one of them, then requeue or discard"
+
+
+def cause(reason: str) -> str:
+    """What it died of, in one word of a few."""
+    if "carries ts" in reason or "too old" in reason:
+        return "timestamps"
+    if "no hit" in reason:
+        return "unreadable"
+    return "attempts" if " attempts: " in reason else "refused"

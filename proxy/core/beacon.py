@@ -125,6 +125,14 @@ def suites_of(segment: bytes) -> tuple[str, ...]:
     return tuple(name.decode() for name in names)
 
 
+def named(request: Request) -> tuple[str, ...]:
+    """The report suites a request names, whatever else it is; none when it cannot be read."""
+    try:
+        return read(request).suites
+    except (NotABeacon, insertion.InsertionRefused):
+        return ()
+
+
 def _is_suite(name: bytes) -> bool:
     return SUITE.fullmatch(name) is not None and b".." not in name
 

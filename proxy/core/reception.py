@@ -35,7 +35,8 @@ class Row:
 class Take:
     """Store `rows` with `content`, then give `answer`; `otherwise` when that fails.
 
-    `copy` is what a resent copy of this hit would have in common with it, if that can be told.
+    `copy` is what a resent copy of this hit would have in common with it, if that can be told;
+    `suites` are those of the whole request.
     """
 
     rows: tuple[Row, ...]
@@ -43,6 +44,7 @@ class Take:
     answer: Answer
     otherwise: Answer
     copy: bytes | None
+    suites: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,7 +113,7 @@ def _hit(request: Request, peer: str, suites: Suites, origin: bytes | None) -> T
     )
     accepted = answer.accepted(said.kind, method=request.method, origin=origin, callback=callback)
     otherwise = answer.unstored(RETRY_AFTER_S, origin=origin)
-    return Take(rows, wire.pack(kept), accepted, otherwise, beacon.copy_key(request))
+    return Take(rows, wire.pack(kept), accepted, otherwise, beacon.copy_key(request), said.suites)
 
 
 def _kept(request: Request, peer: str) -> Request:

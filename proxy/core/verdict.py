@@ -133,6 +133,19 @@ def judge(
     return Retry(f"{words}: no such status")
 
 
+def skew_s(date: bytes | None, wall_now: float) -> float | None:
+    """How far our clock is ahead of the server's `Date`; None when that says nothing.
+
+    The header has whole seconds: within half a second there is no telling.
+    """
+    if date is None:
+        return None
+    try:
+        return wall_now - parsedate_to_datetime(date.decode("latin-1")).timestamp() - 0.5
+    except (ValueError, OverflowError):
+        return None
+
+
 def retry_after(value: bytes | None, wall_now: float) -> float | None:
     """Seconds from now, at most a day, never negative; None when absent or garbage."""
     if value is None:

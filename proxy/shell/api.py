@@ -24,6 +24,7 @@ from proxy.shell import asked
 log = logging.getLogger(__name__)
 
 PAGE = 500
+METRICS_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 MOST_HOLD_S = 10 * 366 * 86_400.0
 SPAN = re.compile(r"([0-9]{1,9})([smhd])")
 SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
@@ -47,6 +48,27 @@ class Desk(Protocol):
     def settings(self) -> Callable[[], dict[str, Any]]: ...
     async def requeue(self, ids: list[int] | None) -> int: ...
     async def discard(self, ids: list[int] | None) -> int: ...
+
+
+class Monitor(Protocol):
+    """What is scraped."""
+
+    async def scrape(self) -> bytes: ...
+
+
+class Metrics:
+    """The route a monitor scrapes."""
+
+    def __init__(self, monitor: Monitor) -> None:
+        self._monitor = monitor
+
+    def routes(self) -> list[web.RouteDef]:
+        return [web.get("/metrics", self._metrics)]
+
+    async def _metrics(self, _: web.Request) -> web.Response:
+        return web.Response(
+            body=await self._monitor.scrape(), headers={"Content-Type": METRICS_TYPE}
+        )
 
 
 class Api:

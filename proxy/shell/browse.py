@@ -236,6 +236,18 @@ class Browser:
         row = next(self._below(id_ + 1, STATES, 1), None) if 0 <= id_ < NEWEST else None
         return None if row is None or row[0] != id_ else self._kept(row)
 
+    def examine(self, after: int) -> Json:
+        """How often each rule is broken in the newest hits behind this id, in so many at most."""
+        looked = _Looked(None, self._work_s)
+        found: Counter[str] = Counter()
+        examined = 0
+        for seen in itertools.islice(self._found("", looked), SAMPLE):
+            if seen.kept.hit.id <= after:
+                break
+            examined += 1
+            found.update({finding.rule for finding in seen.findings})
+        return {"examined": examined, "findings": found}
+
     def rows(self, ids: Sequence[int]) -> list[Json]:
         """These hits as a list shows them, newest first, but for those that are gone."""
         found = (self.find(id_) for id_ in sorted(ids, reverse=True))

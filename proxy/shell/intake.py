@@ -37,6 +37,7 @@ from aiohttp.streams import EMPTY_PAYLOAD
 from proxy.core import answer, beacon, guard, headers, reception
 from proxy.core.answer import Answer
 from proxy.core.hit import Headers, NewHit, Received, Request, Suites
+from proxy.core.measure import BySuite
 from proxy.core.reception import Identify, Refuse, Take
 from proxy.errors import QueueError, QueueFull
 from proxy.points import Point, reached
@@ -133,8 +134,9 @@ class Intake:
     ) -> None:
         self.suites = suites
         self._store = store
-        self._received = received
+        self._now = received
         self._identify = identify
+        self.received = BySuite()
         self._copies = Copies()
         self._servers: list[tuple[asyncio.Server, _Server]] = []
 
@@ -251,7 +253,7 @@ class Intake:
 
     async def _store_hit(self, take: Take) -> Answer:
         reached(Point.ACCEPT_BEFORE)
-        at = self._received()
+        at = self._now()
         hits = [NewHit(row.lane, at, take.content, row.suites) for row in take.rows]
         try:
             await self._store.add(hits)
@@ -262,6 +264,7 @@ class Intake:
             self._store.tally("refused.storage")
             return take.otherwise
         reached(Point.ACCEPT_AFTER)
+        self.received.add(take.suites, self.suites.known)
         return take.answer
 
     async def _body(self, message: web.BaseRequest, most: int, within_s: float) -> bytes | Answer:
