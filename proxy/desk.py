@@ -19,7 +19,7 @@ from typing import Any
 import structlog
 
 from proxy import __version__
-from proxy.core import health, limits, series
+from proxy.core import contract, health, limits, series
 from proxy.core.hit import Suites
 from proxy.core.link import State
 from proxy.core.moment import Boots
@@ -157,6 +157,10 @@ class Desk:
         """What is well and what is not, a line each."""
         found = health.checks(await self.status(), self.suites())
         return [asdict(check) for check in found]
+
+    def openapi(self) -> dict[str, Any]:
+        """What can be asked, as a document."""
+        return contract.document(__version__)
 
     # -- the chart -----------------------------------------------------------------------
 

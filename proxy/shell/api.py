@@ -44,6 +44,7 @@ class Desk(Protocol):
     def dead(self) -> int: ...
     async def series(self, window_s: int) -> dict[str, Any]: ...
     async def health(self) -> list[dict[str, Any]]: ...
+    def openapi(self) -> dict[str, Any]: ...
     @property
     def settings(self) -> Callable[[], dict[str, Any]]: ...
     async def requeue(self, ids: list[int] | None) -> int: ...
@@ -85,6 +86,7 @@ class Api:
             web.get("/api/v1/status", self._status),
             web.get("/api/v1/health", self._health),
             web.get("/api/v1/config", self._config),
+            web.get("/api/v1/openapi.json", self._openapi),
             web.get("/api/v1/rules", self._rules),
             web.get("/api/v1/series", self._series),
             web.post("/api/v1/forwarding/offline", self._offline),
@@ -116,6 +118,9 @@ class Api:
 
     async def _config(self, _: web.Request) -> web.Response:
         return web.json_response(self._desk.settings())
+
+    async def _openapi(self, _: web.Request) -> web.Response:
+        return web.json_response(self._desk.openapi())
 
     async def _rules(self, _: web.Request) -> web.Response:
         return web.json_response({"rules": [asdict(rule) for rule in RULES]})
