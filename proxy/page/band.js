@@ -1,0 +1,107 @@
+/* The line below the names of the screens: what becomes of hits right now, and what can be done.
+
+Rule: a state is a word, and what holds hits back is named: nobody, the network, a person, or
+the daemon itself. Only the sentence is read aloud when it changes; what counts down stands
+beside it.
+Source: the status of the API; Syncthing's lesson that "paused" and "broken" differ. */
+
+import { post } from "./ask.js"
+import { holdLength } from "./dialogs.js"
+import { $, h, put } from "./dom.js"
+import { ago, clock, moment, number, span } from "./words.js"
+
+export class Band {
+  constructor(app) {
+    this.app = app
+    this.sentence = ""
+    this.steered = ""
+    this.shownAt = 0
+    setInterval(() => this.#tick(), 1_000)
+  }
+
+  show(status) {
+    this.status = status
+    this.shownAt = Date.now()
+    $("band").className = `band ${status.state}`
+    const sentence = said(status)
+    // Said again only when it is another one, or a reader would hear it each second.
+    if (sentence !== this.sentence) {
+      this.sentence = sentence
+      const [word, ...rest] = sentence.split("|")
+      put($("state"), h("strong", {}, word), ` ${rest.join("")}`)
+    }
+    this.#tick()
+    this.#steer(status)
+  }
+
+  #tick() {
+    if (!this.status) return
+    const { state, forwarding } = this.status
+    const since = (Date.now() - this.shownAt) / 1_000
+    const beside = []
+    if (forwarding && state === "offline" && forwarding.next_try_seconds !== null) {
+      const left = forwarding.next_try_seconds - since
+      beside.push(left > 0.5 ? `next try in ${span(left)}` : "trying now")
+    }
+    if (forwarding?.last_delivery_ms && state !== "capture") {
+      beside.push(["last delivery ", moment(forwarding.last_delivery_ms, ago(forwarding.last_delivery_ms))])
+    }
+    if (forwarding?.in_flight) beside.push(`${number(forwarding.in_flight)} in flight`)
+    put($("aside"), beside.map((one, at) => [at ? " · " : "", one]))
+  }
+
+  #steer(status) {
+    const buttons = {
+      online: ["offline"],
+      offline: ["retry", "offline"],
+      held: ["online"],
+      refusing: status.forwarding ? ["retry"] : [],
+    }[status.state] ?? []
+    if (buttons.join() === this.steered) return
+    this.steered = buttons.join()
+    put($("steer"), buttons.map((one) => this.#button(one)))
+  }
+
+  #button(name) {
+    const labels = { retry: "Retry now", offline: "Go offline…", online: "Go online" }
+    const press = { retry: () => this.retry(), offline: () => this.#offline(), online: () => this.#tell("online") }
+    return h("button", { type: "button", class: name === "online" ? "strong" : null, onclick: press[name] }, labels[name])
+  }
+
+  retry() {
+    return this.#tell("retry")
+  }
+
+  async #offline() {
+    const long = await holdLength()
+    if (long !== null) await this.#tell("offline", long ? { for: long } : {})
+  }
+
+  #tell(what, how = {}) {
+    return this.app.attempt(async () => this.app.told(await post(`forwarding/${what}`, how)))
+  }
+}
+
+/** The state in a sentence; the part before the bar is its name. */
+function said(status) {
+  const { state, forwarding } = status
+  const to = (status.upstream ?? "").replace(/^https?:\/\//, "")
+  switch (state) {
+    case "capture":
+      return "Capture only|: hits are kept and shown here, nothing is sent to Adobe"
+    case "online":
+      return `Online|: delivering to ${to}`
+    case "offline": {
+      const since = forwarding?.since_ms ? ` since ${clock(forwarding.since_ms)}` : ""
+      return `Offline|${since}: ${forwarding?.last_failure || `${to} cannot be reached`}`
+    }
+    case "held": {
+      const until = forwarding?.held_until_ms
+      return `Held offline by you|${until ? ` until ${clock(until)}` : " until you go online"}: nothing is sent, nothing is lost`
+    }
+    case "refusing":
+      return `Refusing hits (503)|: ${status.refusing ?? "they cannot be stored"}. Apps that retry will hold them`
+    default:
+      return `${state}|`
+  }
+}

@@ -1,0 +1,269 @@
+/* One hit, in Adobe's names: what is wrong with it, what became of it, and all that it says.
+
+Rule: it stands still while it is read; when the hit changes, a mark says so.
+Non-rule: no opinion of its own; findings come with their reason and Adobe's page. */
+
+import { get, post, text } from "./ask.js"
+import { copy } from "./dialogs.js"
+import { h, put } from "./dom.js"
+import { exact, kind, moment, severity, state } from "./words.js"
+
+const FOLDED = new Set(["technical", "retired", "hints"])
+
+export class Hit {
+  constructor(app, root, id, close) {
+    this.app = app
+    this.root = root
+    this.id = id
+    this.close = close
+    put(root, h("p", { class: "muted" }, `Hit ${id}…`))
+    this.load()
+  }
+
+  async load(more = {}) {
+    let hit
+    try {
+      hit = await get(`hits/${this.id}`, more)
+    } catch (error) {
+      if (this.app.screen?.hit !== this && this.app.screen?.hit !== undefined) return
+      const why = error.status === 404 ? "It is not kept any more: delivered hits are kept for queue.keep_delivered." : `${error.message}.`
+      put(this.root, this.#head(`Hit ${this.id}`), h("p", { class: "bad" }, why))
+      return
+    }
+    if (!this.root.isConnected) return
+    this.hit = hit
+    this.#show(hit, "unredacted" in more)
+  }
+
+  /** The daemon says it is not as it was. */
+  changed(row) {
+    if (!this.hit || row.state === this.hit.state) return
+    const mark = h("button", { type: "button", class: "updated", onclick: () => this.load() }, `Now ${row.state}: show`)
+    const place = this.root.querySelector(".updated")
+    if (place) place.replaceWith(mark)
+    else this.root.querySelector(".pane-head")?.append(mark)
+  }
+
+  #head(title, ...actions) {
+    return h(
+      "div",
+      { class: "pane-head" },
+      h("h2", {}, title),
+      h("div", { class: "actions" }, actions, h("button", { type: "button", class: "quiet close", "aria-label": "Close the hit", onclick: this.close }, "✕")),
+    )
+  }
+
+  #show(hit, isWhole) {
+    const said = hit.decoded
+    const wrong = new Map()
+    for (const one of hit.findings) if (one.key) wrong.set(one.key, one)
+    put(
+      this.root,
+      this.#head(said.title || hit.title || "(no name)", this.#actions(hit)),
+      h(
+        "p",
+        { class: "about" },
+        state(hit.state),
+        h("span", {}, kind(hit.kind)),
+        h("span", {}, "→ ", h("code", {}, hit.suites.join(", ") || "no report suite")),
+        said.version ? h("span", { class: "muted" }, said.version) : null,
+        h("span", { class: "muted" }, `hit ${hit.id}`),
+        hit.ambiguous ? h("span", { class: "warn" }, "may have reached Adobe twice") : null,
+      ),
+      this.#findings(hit.findings),
+      this.#timeline(hit),
+      this.#visitor(said.identities),
+      this.#events(said.events),
+      this.#products(said.products),
+      said.groups.map((group) => this.#group(group, wrong)),
+      this.#request(hit.request, isWhole),
+    )
+  }
+
+  #actions(hit) {
+    const press = (label, does) => h("button", { type: "button", onclick: (event) => does(event.currentTarget) }, label)
+    const copied = (get) => (button) => this.app.attempt(async () => copy(await get(), button))
+    const requeue = () =>
+      this.app.attempt(async () => {
+        await post("hits/requeue", { ids: [hit.id] })
+        await this.load()
+        await this.app.refresh()
+      })
+    const retry = () =>
+      this.app.attempt(async () => {
+        this.app.told(await post("forwarding/retry"))
+      })
+    return [
+      press("Copy cURL", copied(() => text(`hits/${hit.id}/curl`))),
+      h(
+        "details",
+        { class: "menu" },
+        h("summary", { role: "button" }, "More"),
+        h(
+          "div",
+          {},
+          press("Copy URL", copied(() => this.#url(hit.request))),
+          press("Copy JSON", copied(() => JSON.stringify(hit.decoded, null, 2))),
+          press("Copy raw request", copied(() => text(`hits/${hit.id}/raw`))),
+        ),
+      ),
+      hit.state === "dead" ? press("Requeue", requeue) : null,
+      hit.state === "waiting" && this.app.status?.forwarding ? press("Retry", retry) : null,
+    ]
+  }
+
+  /** The whole request as an address; what a POST had in its body goes behind the `?`. */
+  #url(request) {
+    const base = this.app.status?.upstream ?? "http://127.0.0.1:8277"
+    const isForm = request.method === "POST" && request.body && !request.body.startsWith("<")
+    const joint = request.target.includes("?") ? "&" : "?"
+    return `${base}${request.target}${isForm ? joint + request.body : ""}`
+  }
+
+  #findings(findings) {
+    if (!findings.length) return null
+    return h(
+      "ul",
+      { class: "found", "aria-label": "Findings" },
+      findings.map((one) =>
+        h(
+          "li",
+          { class: one.severity },
+          h("span", { class: `rule ${one.severity}` }, `${severity(one.severity)} ${one.rule}`),
+          h("span", {}, `${one.text} `, one.doc ? h("a", { href: one.doc, target: "_blank", rel: "noreferrer" }, "Adobe says ↗") : null),
+        ),
+      ),
+    )
+  }
+
+  #timeline(hit) {
+    const at = (ms) => (ms === null ? h("span", { class: "muted" }, "–") : moment(ms, exact(ms).slice(11, 23)))
+    const seconds = Number(hit.decoded.ts)
+    return h(
+      "div",
+      {},
+      h("h3", {}, "What happened"),
+      h(
+        "table",
+        { class: "fields" },
+        h("thead", { class: "unseen" }, h("tr", {}, h("th", { scope: "col" }, "When"), h("th", { scope: "col" }, "What"))),
+        h(
+          "tbody",
+          {},
+          hit.timeline.map((one) => h("tr", {}, h("th", { scope: "row" }, at(one.at_ms)), h("td", {}, one.what))),
+          h(
+            "tr",
+            {},
+            h("th", { scope: "row" }, "ts"),
+            h(
+              "td",
+              {},
+              hit.decoded.ts
+                ? [h("code", {}, hit.decoded.ts), seconds > 1e9 && seconds < 1e11 ? [" = ", moment(seconds * 1_000, exact(seconds * 1_000).slice(0, 19))] : null, ", set by the client"]
+                : hit.ts_sent
+                  ? [h("code", {}, String(hit.ts_sent)), " = ", moment(hit.ts_sent * 1_000, exact(hit.ts_sent * 1_000).slice(0, 19)), ", stamped here"]
+                  : "none set by the client",
+            ),
+          ),
+        ),
+      ),
+    )
+  }
+
+  #visitor(identities) {
+    if (!identities.length) return null
+    return h(
+      "div",
+      {},
+      h("h3", {}, "Visitor"),
+      h(
+        "ul",
+        { class: "ids" },
+        identities.map((one) =>
+          h("li", { class: one.used ? "used" : "muted" }, h("span", {}, one.kind), " ", h("code", {}, one.value || "–"), one.used ? " ← used" : " ignored"),
+        ),
+      ),
+    )
+  }
+
+  #events(events) {
+    if (!events.length) return null
+    return h(
+      "div",
+      {},
+      h("h3", {}, "Events"),
+      h(
+        "p",
+        { class: "chips" },
+        events.map((one, at) => [
+          at ? " " : "",
+          h("code", {}, one.name, one.value ? `=${one.value}` : "", one.serial ? `:${one.serial}` : ""),
+        ]),
+      ),
+    )
+  }
+
+  #products(products) {
+    if (!products.length) return null
+    const heads = ["Category", "Product", "Qty", "Price", "Events", "eVars"]
+    const events = (one) => one.events.map((e) => (e.value ? `${e.name}=${e.value}` : e.name)).join(", ")
+    const evars = (one) => one.evars.map((v) => `${v.name}=${v.value}`).join(", ")
+    return h(
+      "div",
+      { class: "scrolls", tabindex: "0", role: "group", "aria-label": "Products" },
+      h("h3", {}, "Products"),
+      h(
+        "table",
+        { class: "products" },
+        h("thead", {}, h("tr", {}, heads.map((name, at) => h("th", { scope: "col", class: at === 2 || at === 3 ? "count" : null }, name)))),
+        h(
+          "tbody",
+          {},
+          products.map((one) =>
+            h(
+              "tr",
+              { title: one.raw },
+              h("td", {}, one.category || "–"),
+              h("th", { scope: "row" }, one.name || "–"),
+              h("td", { class: "count" }, one.quantity || "–"),
+              h("td", { class: "count" }, one.price || "–"),
+              h("td", {}, events(one) || "–"),
+              h("td", {}, evars(one) || "–"),
+            ),
+          ),
+        ),
+      ),
+    )
+  }
+
+  #group(group, wrong) {
+    const table = h(
+      "table",
+      { class: "fields" },
+      h("thead", { class: "unseen" }, h("tr", {}, h("th", { scope: "col" }, "Variable"), h("th", { scope: "col" }, "Value"))),
+      h("tbody", {}, group.fields.map((one) => this.#field(one, wrong.get(one.key)))),
+    )
+    if (!FOLDED.has(group.id)) return h("div", {}, h("h3", {}, group.title), table)
+    return h("details", {}, h("summary", {}, h("h3", {}, group.title), h("span", { class: "muted" }, ` ${group.fields.length}`)), table)
+  }
+
+  #field(one, finding) {
+    return h(
+      "tr",
+      { class: finding ? finding.severity : null },
+      h("th", { scope: "row" }, one.name, one.key && one.key !== one.name ? h("small", { class: "muted" }, ` ${one.key}`) : null),
+      h("td", {}, h("code", {}, one.value === "" ? "(empty)" : one.value), finding ? [" ", h("span", { class: `rule ${finding.severity}` }, finding.rule)] : null),
+    )
+  }
+
+  #request(request, isWhole) {
+    if (!request) return null
+    return h(
+      "details",
+      {},
+      h("summary", {}, h("h3", {}, "Request")),
+      h("pre", { tabindex: "0", "aria-label": "The request as it came" }, `${request.method} ${request.target}\n${request.headers.map(([name, value]) => `${name}: ${value}`).join("\n")}\n${request.body ? `\n${request.body}` : ""}`),
+      isWhole ? null : h("button", { type: "button", onclick: () => this.load({ unredacted: 1 }) }, "Show what identifies, too"),
+    )
+  }
+}
