@@ -91,7 +91,7 @@ async def main() -> None:
     args = parser.parse_args()
     async with day(args.port) as address:
         if args.look:
-            print(f"http://{address}/  (Ctrl-C ends it)")  # noqa: T201 - it is a command
+            print(f"http://{address}/  (Ctrl-C ends it)")
             await asyncio.Event().wait()
         await pictures(f"http://{address}")
 
