@@ -924,8 +924,8 @@ async def test_never_more_than_so_many_delivered_hits_are_kept(open_queue: OpenQ
             f"INSERT INTO delivered {numbers} SELECT i, {FakeClock().unix_ms}, 200, 1 FROM n"
         )
         db.execute(
-            "UPDATE ledger SET accepted = accepted + ?1, delivered = ?1, last_id = last_id + ?1",
-            (most,),
+            f"UPDATE ledger SET accepted = accepted + {most}, delivered = {most},"
+            f" last_id = last_id + {most}"
         )
         db.execute("COMMIT")
     queue = await open_queue()

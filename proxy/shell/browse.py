@@ -52,11 +52,11 @@ STATES = frozenset({WAITING, SENDING, HELD, DELIVERED, DEAD})
 _KEPT = """
     SELECT h.id, h.lane, h.boot, h.received_ms, h.flags, h.suites, h.content, h.sum,
            0, d.at_ms, d.status, d.ts, k.reason, 0
-    FROM {tables} WHERE h.id < ?1"""
+    FROM {tables} WHERE h.id < :below"""
 _DEAD = """
     SELECT id, lane, boot, received_ms, flags, suites, content, sum,
            1, died_ms, status, NULL, reason, tries
-    FROM dead WHERE id < ?1"""
+    FROM dead WHERE id < :below"""
 _HITS = _KEPT.format(
     tables="hits h LEFT JOIN delivered d ON d.id = h.id LEFT JOIN held k ON k.id = h.id"
 )
@@ -64,22 +64,24 @@ _HITS = _KEPT.format(
 _LEADING = {
     frozenset({HELD}): _KEPT.format(
         tables="held k CROSS JOIN hits h ON h.id = k.id LEFT JOIN delivered d ON d.id = k.id"
-    ).replace("h.id < ?1", "k.id < ?1"),
+    ).replace("h.id < :below", "k.id < :below"),
     frozenset({DELIVERED}): _KEPT.format(
         tables="delivered d CROSS JOIN hits h ON h.id = d.id LEFT JOIN held k ON k.id = d.id"
-    ).replace("h.id < ?1", "d.id < ?1"),
+    ).replace("h.id < :below", "d.id < :below"),
 }
 _CAUSES = """
-    SELECT id, reason, status, died_ms, suites, substr(content, 1, ?3) FROM dead
-    WHERE id < ?1 ORDER BY id DESC LIMIT ?2"""
+    SELECT id, reason, status, died_ms, suites, substr(content, 1, :head) FROM dead
+    WHERE id < :below ORDER BY id DESC LIMIT :most"""
 _OF_SUITES = """
-    SELECT h.id, h.boot, h.received_ms, h.suites, substr(h.content, 1, ?3), 0, d.at_ms
-    FROM hits h LEFT JOIN delivered d ON d.id = h.id WHERE h.id < ?1
+    SELECT h.id, h.boot, h.received_ms, h.suites, substr(h.content, 1, :head), 0, d.at_ms
+    FROM hits h LEFT JOIN delivered d ON d.id = h.id WHERE h.id < :below
     UNION ALL
-    SELECT id, boot, received_ms, suites, substr(content, 1, ?3), 1, NULL FROM dead
-    WHERE id < ?1
-    ORDER BY 1 DESC LIMIT ?2"""
-_ORDER = " ORDER BY 1 DESC LIMIT ?2"
+    SELECT id, boot, received_ms, suites, substr(content, 1, :head), 1, NULL FROM dead
+    WHERE id < :below
+    ORDER BY 1 DESC LIMIT :most"""
+# What `_rows` takes, in this order.  (Numbers with a sequence are on their way out of sqlite3.)
+_NAMES = ("below", "most", "head")
+_ORDER = " ORDER BY 1 DESC LIMIT :most"
 
 
 @dataclass(frozen=True, slots=True)
@@ -458,8 +460,8 @@ class Browser:
 
     def _any_below(self, id_: int) -> bool:
         sql = (
-            "SELECT EXISTS (SELECT 1 FROM hits WHERE id < ?1)"
-            " OR EXISTS (SELECT 1 FROM dead WHERE id < ?1)"
+            "SELECT EXISTS (SELECT 1 FROM hits WHERE id < :below)"
+            " OR EXISTS (SELECT 1 FROM dead WHERE id < :below)"
         )
         return bool(self._rows(sql, id_)[0][0])
 
@@ -489,7 +491,7 @@ class Browser:
                 uri = f"{self._path.absolute().as_uri()}?mode=ro"
                 self._db = sqlite3.connect(uri, uri=True, isolation_level=None)
                 self._db.execute("PRAGMA query_only = 1")
-            return self._db.execute(sql, values).fetchall()
+            return self._db.execute(sql, dict(zip(_NAMES, values, strict=False))).fetchall()
         except sqlite3.Error as error:
             # The next question opens the file anew: it may be another one by then.
             with contextlib.suppress(sqlite3.Error):

@@ -247,9 +247,9 @@ def put_back(db: sqlite3.Connection, rows: list[tuple[int, Row]]) -> list[str]:
     db.executemany(ADD_HIT, lost)
     db.execute("UPDATE hits SET flags = flags | 1 WHERE id >= ?", (lost[0][0],))
     db.execute(
-        "UPDATE ledger SET last_id = ?1, accepted = accepted + ?2, waiting = waiting + ?2,"
-        " ambiguous = ambiguous + ?2, waiting_bytes = waiting_bytes + ?3",
-        (lost[-1][0], len(lost), size),
+        "UPDATE ledger SET last_id = :last, accepted = accepted + :more, waiting = waiting + :more,"
+        " ambiguous = ambiguous + :more, waiting_bytes = waiting_bytes + :size",
+        {"last": lost[-1][0], "more": len(lost), "size": size},
     )
     db.execute("COMMIT")
     return [f"{_TORN}: {len(lost)} hits were read back from it"]
@@ -287,10 +287,8 @@ def _copy(
         "SELECT count(*), coalesce(sum(length(content)), 0), coalesce(max(id), 0) FROM hits"
     ).fetchone()
     letters, newest_dead = new.execute("SELECT count(*), coalesce(max(id), 0) FROM dead").fetchone()
-    held = [(id_, *row[1:]) for id_, row in found.held.items()]
-    new.executemany(
-        "INSERT INTO held SELECT ?1, ?2, ?3, ?4 WHERE ?1 IN (SELECT id FROM hits)", held
-    )
+    held = [(id_, *row[1:], id_) for id_, row in found.held.items()]
+    new.executemany("INSERT INTO held SELECT ?, ?, ?, ? WHERE ? IN (SELECT id FROM hits)", held)
     (kept_held,) = new.execute("SELECT count(*) FROM held").fetchone()
     new.executemany(
         "INSERT OR IGNORE INTO boots VALUES (?, ?, ?)",
