@@ -62,6 +62,17 @@ def test_the_units_fit_together() -> None:
     assert tls["Service"] == "trackoffline.service"
 
 
+def test_the_compose_example_shows_hits_to_this_machine_alone() -> None:
+    """The admin port is published on loopback and wants its token; the root is read-only."""
+    example = (CHECKOUT / "deploy/compose.yaml").read_text()
+    published = [line.strip() for line in example.splitlines() if ":8278" in line and "- " in line]
+
+    assert published == ['- "127.0.0.1:8278:8278"']
+    assert "TRACKOFFLINE_ADMIN__TOKEN_FILE: /run/secrets/token\n" in example
+    assert "- ./token:/run/secrets/token:ro\n" in example
+    assert "read_only: true\n" in example
+
+
 def test_every_unit_is_in_the_wheel() -> None:
     """And each is put in place by `install-service`, whose last word starts them."""
     included = (CHECKOUT / "pyproject.toml").read_text()
