@@ -266,6 +266,43 @@ async def test_a_creation_cut_short_is_no_obstacle(tmp_path: Path) -> None:
     recount(path)
 
 
+@pytest.mark.parametrize(
+    "was, becomes",
+    [
+        (b"waiting_bytes INTEGER", b"waiting_bytec INTEGER"),  # a column nobody knows
+        (b"content     BLOB", b"content     \xc2LOB"),  # a type that is no text
+    ],
+)
+async def test_a_flipped_bit_in_the_schema_is_damage_and_no_end(
+    filled: Filled, was: bytes, becomes: bytes
+) -> None:
+    """SQLite calls the first an error of ours, and Python chokes on its words for the second."""
+    with closing(sqlite3.connect(filled.path)) as db:
+        db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    data = filled.path.read_bytes()
+    assert was in data
+    filled.path.write_bytes(data.replace(was, becomes))
+    found, queue = await start(filled)
+
+    assert found == filled.waiting
+    assert damaged(filled.path)
+    assert queue.salvaged
+    recount(filled.path)
+
+
+async def test_a_version_that_no_release_will_have_is_damage(filled: Filled) -> None:
+    """A flipped bit in the header is not called a newer release."""
+    with closing(sqlite3.connect(filled.path)) as db:
+        (version,) = db.execute("PRAGMA user_version").fetchone()
+        db.execute(f"PRAGMA user_version = {version + 2**29}")
+        db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    found, queue = await start(filled)
+
+    assert found == filled.waiting
+    assert damaged(filled.path)
+    assert "its version is" in queue.salvaged[0]
+
+
 async def test_another_programs_file_is_left_alone(tmp_path: Path) -> None:
     """A wrong queue.path costs nobody their data."""
     path = tmp_path / "precious.db"

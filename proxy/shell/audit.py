@@ -15,7 +15,7 @@ from pathlib import Path
 
 from proxy.core.hit import Ledger
 from proxy.core.rescue import is_whole
-from proxy.errors import QueueUnavailable
+from proxy.errors import QueueTooNew, QueueUnavailable
 from proxy.shell import migrate, queue, salvage
 
 ROWS = "SELECT id, lane, boot, received_ms, flags, suites, content, sum FROM "
@@ -50,11 +50,15 @@ def audit(path: Path) -> Audit:
         with contextlib.closing(sqlite3.connect(uri, uri=True, isolation_level=None)) as db:
             db.execute("BEGIN")
             _look(db, found)
-    except (sqlite3.Error, OSError) as error:
-        if not found.damage and not (isinstance(error, sqlite3.Error) and salvage.is_damage(error)):
+    except QueueTooNew:
+        if not found.damage:  # else the version is what is damaged
+            raise
+    except (sqlite3.Error, OSError, UnicodeDecodeError) as error:
+        if found.damage:
+            return found  # it cannot be looked at any closer
+        if not (isinstance(error, sqlite3.Error) and salvage.is_damage(error)):
             raise QueueUnavailable(f"cannot read {path}: {error}") from error
-        if not found.damage:
-            found.damage.append(str(error))
+        found.damage.append(str(error))
     return found
 
 

@@ -10,6 +10,7 @@ Source: docs/design/0010; sqlite.org, "How To Corrupt An SQLite Database File".
 from __future__ import annotations
 
 import contextlib
+import functools
 import mmap
 import os
 import sqlite3
@@ -28,12 +29,14 @@ from proxy.shell import migrate
 # A whole check reads every page: some 0.4 s for so many bytes, on the machine it was tried on.
 CHECKED_BYTES = 256 * 1024**2
 BATCH = 1_000
+MOST_VERSIONS = 999  # no release will ever write a file of a later one: a bit has flipped
 PAGE_SIZE = 8_192  # of every file the queue ever made
 SUFFIXES = ("", "-wal", "-shm")
 TABLES = {"boots", "hits", "delivered", "held", "dead", "ledger", "tallies", "settings", "series"}
 
 ADD_HIT = "INSERT OR IGNORE INTO hits VALUES (?, ?, ?, ?, ?, ?, ?, ?)"
 ADD_DEAD = "INSERT OR IGNORE INTO dead VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+SCHEMA = "SELECT name, sql FROM sqlite_schema WHERE sql IS NOT NULL"
 RECOUNT = """
     SELECT (SELECT count(*) FROM hits) - (SELECT count(*) FROM delivered), waiting,
            (SELECT count(*) FROM held), held, (SELECT count(*) FROM dead), dead FROM ledger"""
@@ -112,22 +115,30 @@ def examine(path: Path, *, whole: bool = False) -> str | None:
         with contextlib.closing(sqlite3.connect(f"{path.as_uri()}?mode=ro", uri=True)) as db:
             return _look(db, path, whole=whole)
     except sqlite3.DatabaseError as error:
+        if _code(error) == sqlite3.SQLITE_ERROR:
+            return _of_ours(path, str(error))  # a name in the schema is no longer what it was
         if not is_damage(error):
             raise  # the disk, a lock, or another program's file: no damage
         return str(error)
+    except UnicodeDecodeError:  # of SQLite's message, which quotes the schema
+        return _of_ours(path, "the names of its tables are damaged")
 
 
 def _look(db: sqlite3.Connection, path: Path, *, whole: bool) -> str | None:
-    known = {name for (name,) in db.execute("SELECT name FROM sqlite_schema WHERE type = 'table'")}
+    known = dict(db.execute(SCHEMA))
     (version,) = db.execute("PRAGMA user_version").fetchone()
+    if version > MOST_VERSIONS:
+        return _of_ours(path, f"its version is {version}")
     if whole:
         migrate.known_version(db)
     if not version:
         return _of_ours(path, "tables are missing") if known else None
     if version != len(migrate.scripts()):
         return None  # older or newer: for the migrations to say
-    if not known >= TABLES or db.execute("SELECT count(*) FROM ledger").fetchone() != (1,):
+    if not known.keys() >= TABLES or db.execute("SELECT count(*) FROM ledger").fetchone() != (1,):
         return _of_ours(path, "tables are missing")
+    if not known.items() >= _schema().items():
+        return _of_ours(path, "its tables are not as they were made")
     if not whole and _size(path) > CHECKED_BYTES and not _marker(path).exists():
         return None
     (said,) = db.execute("PRAGMA quick_check(1)").fetchone()
@@ -137,6 +148,14 @@ def _look(db: sqlite3.Connection, path: Path, *, whole: bool) -> str | None:
     if counts[::2] != counts[1::2]:
         return "the account does not agree with the hits"
     return None
+
+
+@functools.cache
+def _schema() -> dict[str, str]:
+    """The tables as our migrations make them, by name."""
+    with contextlib.closing(sqlite3.connect(":memory:", isolation_level=None)) as new:
+        migrate.migrate(new)
+        return dict(new.execute(SCHEMA))
 
 
 def _of_ours(path: Path, damage: str) -> str:
