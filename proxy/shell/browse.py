@@ -176,7 +176,7 @@ class Browser:
         looked = _Looked(cursor, self._work_s)
         rows = [
             self.row(seen)
-            for seen in itertools.islice(self._found(q, looked), min(limit, MOST_ROWS))
+            for seen in itertools.islice(self._seen(q, looked), min(limit, MOST_ROWS))
         ]
         complete = looked.complete or not self._any_below(looked.at)
         return {
@@ -189,7 +189,7 @@ class Browser:
     def ids(self, q: str = "", cursor: int | None = None) -> Json:
         """The dead letters that are meant, by id."""
         looked = _Looked(cursor, self._work_s)
-        found = [seen.kept.hit.id for seen in self._found(q, looked, frozenset({DEAD}))]
+        found = [kept.hit.id for kept, _ in self._found(q, looked, frozenset({DEAD}))]
         return {"ids": found, "cursor": None if looked.complete else looked.at}
 
     def hit(self, id_: int, *, unredacted: bool = False) -> Json | None:
@@ -230,7 +230,7 @@ class Browser:
     ) -> Piece:
         """A piece of an export, and where the next one begins: None behind the last."""
         looked = _Looked(cursor, self._work_s)
-        text = _WRITERS[kind](self, self._found(q, looked), unredacted)
+        text = _WRITERS[kind](self, self._seen(q, looked), unredacted)
         return Piece(text, None if looked.complete else looked.at)
 
     def find(self, id_: int) -> Kept | None:
@@ -243,7 +243,7 @@ class Browser:
         looked = _Looked(None, self._work_s)
         found: Counter[str] = Counter()
         examined = 0
-        for seen in itertools.islice(self._found("", looked), SAMPLE):
+        for seen in itertools.islice(self._seen("", looked), SAMPLE):
             if seen.kept.hit.id <= after:
                 break
             examined += 1
@@ -263,7 +263,7 @@ class Browser:
         if not q.strip():
             return self._all_counts()
         looked = _Looked(cursor, self._work_s)
-        by_state = Counter(seen.kept.state for seen in self._found(q, looked))
+        by_state = Counter(kept.state for kept, _ in self._found(q, looked))
         waiting = by_state[WAITING] + by_state[SENDING] + by_state[HELD]
         return {
             "total": by_state.total(),
@@ -419,16 +419,23 @@ class Browser:
 
     # -- looking -----------------------------------------------------------------------------
 
-    def _found(self, q: str, looked: _Looked, among: frozenset[str] = STATES) -> Iterator[Seen]:
+    def _seen(self, q: str, looked: _Looked, among: frozenset[str] = STATES) -> Iterator[Seen]:
+        """As `_found`, each of them decoded."""
+        for kept, seen in self._found(q, looked, among):
+            yield self.see(kept) if seen is None else seen
+
+    def _found(
+        self, q: str, looked: _Looked, among: frozenset[str] = STATES
+    ) -> Iterator[tuple[Kept, Seen | None]]:
         """What the filter means, newest first, until the time is up; `looked` says how far.
 
-        Fault when the filter cannot be read.
+        Decoded and judged only as far as the filter asks.  Fault when the filter cannot be read.
         """
         now_ms = time.time() * 1000
         query = search.parse(q)
         plan = search.plan(query, now_ms)
         states = among if plan.states is None else among & plan.states
-        decodes = search.needs_decoding(query)
+        decodes, judges = search.needs_decoding(query), search.needs_findings(query)
         if not states:
             looked.complete = True
             return
@@ -437,10 +444,13 @@ class Browser:
             looked.at = row[0]
             if kept is not None and kept.state in states:
                 looked.to_ms = kept.received_ms
-                if decodes or search.matches(query, _view(kept, now_ms)):
-                    seen = self.see(kept)
-                    if not decodes or search.matches(query, _view(kept, now_ms, seen)):
-                        yield seen
+                seen = self.see(kept) if judges else None
+                decoded = seen.decoded if seen else None
+                if decoded is None and decodes:
+                    decoded = decode.decode(kept.hit.request)
+                view = _view(kept, now_ms, decoded, seen.findings if seen else ())
+                if search.matches(query, view):
+                    yield kept, seen
             if looked.is_over:
                 return
         looked.complete = True
@@ -499,13 +509,18 @@ class Browser:
             raise QueueUnavailable(f"cannot read {self._path}: {error}") from error
 
 
-def _view(kept: Kept, now_ms: float, seen: Seen | None = None) -> View:
+def _view(
+    kept: Kept,
+    now_ms: float,
+    decoded: Decoded | None = None,
+    findings: tuple[Finding, ...] = (),
+) -> View:
     return View(
         state=kept.state,
         received_ms=kept.received_ms,
         now_ms=now_ms,
-        decoded=seen.decoded if seen else None,
-        findings=seen.findings if seen else (),
+        decoded=decoded,
+        findings=findings,
         delivered_ms=kept.at_ms if kept.state == DELIVERED else None,
         id=kept.hit.id,
         reason=kept.reason or "",
@@ -531,7 +546,9 @@ def _ndjson(browser: Browser, found: Iterable[Seen], unredacted: bool) -> str:
 
 def _csv(_: Browser, found: Iterable[Seen], _unredacted: bool) -> str:
     now_ms = time.time() * 1000
-    return "".join(render.csv_row(_view(seen.kept, now_ms, seen)) for seen in found)
+    return "".join(
+        render.csv_row(_view(seen.kept, now_ms, seen.decoded, seen.findings)) for seen in found
+    )
 
 
 def _har(browser: Browser, found: Iterable[Seen], unredacted: bool) -> str:
