@@ -313,6 +313,18 @@ async def test_a_name_that_was_allowed_is_ours(serve: Serve) -> None:
     assert answer.status == 200
 
 
+@pytest.mark.parametrize("site", ["cross-site", "same-site"])
+@pytest.mark.parametrize(
+    "path", ["/api/v1/events", "/api/v1/hits?q=page:x", "/api/v1/hits.ndjson", "/metrics"]
+)
+async def test_a_page_of_another_site_cannot_keep_us_busy(
+    served: Served, path: str, site: str
+) -> None:
+    """An image's address is enough to ask; sixteen of them would hold every stream."""
+    problem(await served.ask(path, headers={"Sec-Fetch-Site": site}), 403)
+    assert (await served.ask("/", headers={"Sec-Fetch-Site": site})).status in (200, 404)
+
+
 @pytest.mark.parametrize("path", CHANGES)
 @pytest.mark.parametrize(
     "headers",

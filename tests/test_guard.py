@@ -155,3 +155,18 @@ def test_a_change_comes_from_our_own_page_or_from_no_page(
 ) -> None:
     """Any page can make a browser send a POST to this machine."""
     assert guard.may_change(method, site, origin, HOST, "http") is allowed
+
+
+@pytest.mark.parametrize(
+    "site, allowed",
+    [
+        (None, True),
+        ("same-origin", True),
+        ("none", True),
+        ("same-site", False),
+        ("cross-site", False),
+    ],
+)
+def test_work_is_done_for_our_own_page_or_for_no_page(site: str | None, allowed: bool) -> None:
+    """Another site's page sees no answer, but each question of its costs something."""
+    assert guard.may_read(site) is allowed

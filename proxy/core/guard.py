@@ -53,6 +53,15 @@ def is_our_host(host: bytes | str, bound: str, allowed: Iterable[str]) -> bool:
     return True
 
 
+def may_read(site: str | None) -> bool:
+    """Whether the page that asks may have it read and worked for, by Sec-Fetch-Site.
+
+    Another site's page gets no answer to see, but it could keep us busy: each stream and each
+    search is work.
+    """
+    return site in (None, "same-origin", "none")
+
+
 def may_change(method: str, site: str | None, origin: str | None, host: str, scheme: str) -> bool:
     """Whether a request may change something, by where it was sent from.
 

@@ -128,6 +128,9 @@ class Admin:
             request.scheme,
         ):
             raise Problem(403, "a page of another site may not change anything here")
+        # (A link on any page may lead to our page; what that asks for, only our page asks for.)
+        if not _is_open(request) and not guard.may_read(request.headers.get("Sec-Fetch-Site")):
+            raise Problem(403, "a page of another site may not ask for this")
         if self._token is not None and not _is_open(request) and not self._is_known(request):
             raise Problem(401, "a token is needed: Authorization: Bearer <admin.token_file>")
 
