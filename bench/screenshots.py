@@ -18,6 +18,7 @@ import time
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 from urllib.parse import quote
 
 import aiohttp
@@ -29,6 +30,7 @@ from proxy.fake import FakeCollector, status
 ROOT = Path(__file__).resolve().parent.parent
 IMAGES = ROOT / "docs" / "images"
 CHROMIUM = "/usr/bin/chromium"
+PLAIN = ["--no-proxy-server", "--disable-lcd-text"]  # grey edges make small files
 OUTAGE_S = 5 * 3600 + 12 * 60
 CONFIG = """
 [listen]
@@ -106,15 +108,17 @@ async def day(port: int = 0) -> AsyncIterator[str]:
         async with FakeCollector() as adobe:
             file = Path(folder) / "config.toml"
             file.write_text(CONFIG.format(server=adobe.url, port=port))
-            settings = config.load(file, {"STATE_DIRECTORY": folder})
-            queue = config.queue_path(settings, {"STATE_DIRECTORY": folder})
-            clock = Day(OUTAGE_S + 5400)
+            environ = {"STATE_DIRECTORY": folder}
+            settings = config.load(file, environ)
+            queue = config.queue_path(settings, environ)
+            clock = Day(OUTAGE_S + 1600)
             async with served(settings, queue, clock) as listening:
-                await morning(adobe, clock, f"http://{listening.beacons}")
+                began_s = await morning(adobe, clock, f"http://{listening.beacons}")
                 await adobe.cut()
                 await outage(clock, f"http://{listening.beacons}")
-            chart(queue)
-            async with served(settings, queue, clock) as listening:
+            chart(queue, began_s)
+            told = config.as_json(config.effective(file, environ), "config.toml")
+            async with served(settings, queue, clock, told) as listening:
                 await send(f"http://{listening.beacons}", clock, 3)
                 await asyncio.sleep(3)
                 yield str(listening.admin)
@@ -122,12 +126,14 @@ async def day(port: int = 0) -> AsyncIterator[str]:
 
 @contextlib.asynccontextmanager
 async def served(
-    settings: config.Config, queue: Path, clock: Day
+    settings: config.Config, queue: Path, clock: Day, told: dict[str, Any] | None = None
 ) -> AsyncIterator[daemon.Listeners]:
     stop = asyncio.Event()
     ready: asyncio.Future[daemon.Listeners] = asyncio.get_running_loop().create_future()
     running = asyncio.create_task(
-        daemon.run(settings, queue, stop, ready=ready.set_result, clock=clock)
+        daemon.run(
+            settings, queue, stop, ready=ready.set_result, clock=clock, shown=lambda: told or {}
+        )
     )
     await asyncio.wait([running, ready], return_when=asyncio.FIRST_COMPLETED)
     if not ready.done():
@@ -139,19 +145,23 @@ async def served(
         await running
 
 
-async def morning(adobe: FakeCollector, clock: Day, base: str) -> None:
-    """While all is well: deliveries, a suite that does not exist, one whose mode is unknown."""
+async def morning(adobe: FakeCollector, clock: Day, base: str) -> int:
+    """While all is well: deliveries, a suite that does not exist, one whose mode is unknown.
+
+    The second at which the oldest hit came that still waits.
+    """
     adobe.when(b"examplersld", status(404))
     await send(base, clock, 90, wait_s=15)
     await adobe.until(lambda: len(adobe.answered) >= 90, 30)
     await send(base, clock, 3, suite="examplersld")
-    # A client that believes its suite takes timestamps, and one that sends milliseconds.
     await adobe.cut()
-    await send(base, clock, 4, suite="exampledev", wait_s=60)
-    clock.behind_s -= 300
+    began_s = clock.wall_ms() // 1000
+    await send(base, clock, 4, suite="exampledev", wait_s=20)
+    clock.behind_s -= 120
     await adobe.restore()
-    await send(base, clock, 20, wait_s=90)
+    await send(base, clock, 12, wait_s=20)
     await asyncio.sleep(4)
+    return began_s
 
 
 async def outage(clock: Day, base: str) -> None:
@@ -198,10 +208,9 @@ def hit(rng: random.Random, suite: str, number: int, now_s: int) -> str:
     )
 
 
-def chart(queue: Path) -> None:
+def chart(queue: Path, began: int) -> None:
     """The points of the day, which its daemon had no time to note."""
     now = int(time.time())
-    began = now - OUTAGE_S
     delivered = accepted = dead = 0
     rng = random.Random(7)
     with contextlib.closing(sqlite3.connect(queue)) as db, db:
@@ -230,18 +239,17 @@ async def pictures(base: str) -> None:
     IMAGES.mkdir(parents=True, exist_ok=True)
     async with async_playwright() as playwright:
         browser = await playwright.chromium.launch(
-            executable_path=CHROMIUM, args=["--no-proxy-server"], chromium_sandbox=False
+            executable_path=CHROMIUM, args=PLAIN, chromium_sandbox=False
         )
 
         async def take(name: str, path: str, *, width: int = 1280, dark: bool = False) -> None:
             page = await browser.new_page(
-                viewport={"width": width, "height": 800 if width > 400 else 740},
+                viewport={"width": width, "height": 600 if width > 400 else 700},
                 color_scheme="dark" if dark else "light",
             )
             await page.goto(f"{base}{path}")
-            if path == "/hits/open":
-                await page.goto(f"{base}/hits?q=rule:W4")
-                await page.locator("td.page a").first.click()
+            if name.startswith("hit-"):
+                await page.get_by_role("link", name="Checkout > Payment").first.click()
                 await page.locator(".pane h2").wait_for()
             if path == "/dead":
                 await page.locator(".toggle").first.click()
@@ -250,12 +258,14 @@ async def pictures(base: str) -> None:
             await page.close()
 
         await take("overview", "/")
-        await take("hits", "/hits/open")
-        await take("hits-dark", "/hits/open", dark=True)
+        await take("hits", "/hits")
+        await take("hit-light", "/hits?q=has:finding")
+        await take("hit-dark", "/hits?q=has:finding", dark=True)
         await take("dead", "/dead")
         await take("health", "/health")
-        await take("hits-360", "/hits", width=360)
         await take("overview-360", "/", width=360)
+        await take("hits-360", "/hits", width=360)
+        await take("hit-360", "/hits", width=360)
         await browser.close()
 
 

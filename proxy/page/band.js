@@ -22,13 +22,14 @@ export class Band {
   show(status) {
     this.status = status
     this.shownAt = Date.now()
-    $("band").className = `band ${status.state}`
+    $("band").className = `band ${isUntried(status) ? "ready" : status.state}`
     const sentence = said(status)
     // Said again only when it is another one, or a reader would hear it each second.
     if (sentence !== this.sentence) {
       this.sentence = sentence
       const [word, ...rest] = sentence.split("|")
-      put($("state"), h("strong", {}, word), ` ${rest.join("")}`)
+      put($("state"), h("strong", {}, word), rest.join("|"))
+      $("state").title = status.forwarding?.last_failure ?? ""
     }
     this.#tick()
     this.#steer(status)
@@ -53,7 +54,7 @@ export class Band {
   #steer(status) {
     const buttons = {
       online: ["offline"],
-      offline: ["retry", "offline"],
+      offline: isUntried(status) ? ["offline"] : ["retry", "offline"],
       held: ["online"],
       refusing: status.forwarding ? ["retry"] : [],
     }[status.state] ?? []
@@ -82,6 +83,24 @@ export class Band {
   }
 }
 
+const FAILURES = [
+  [/ConnectionRefused|Connect call failed|refused/i, "connection refused"],
+  [/gaierror|name resolution|Name or service|DNS/i, "its name is not found"],
+  [/certificate|ssl:(?!default)|TLS/i, "TLS failed"],
+  [/timed? ?out/i, "no answer in time"],
+]
+
+/** A failure in a few words; all of them stand on Health, and here on hover. */
+function because(failure) {
+  if (!failure) return ""
+  const known = FAILURES.find(([of]) => of.test(failure))
+  return ` (${known ? known[1] : failure.slice(0, 100)})`
+}
+
+/** The daemon has just started: what it counts as no link is only one that nobody has used yet. */
+const isUntried = ({ state, forwarding }) =>
+  state === "offline" && forwarding?.link === "suspect" && !forwarding.last_failure
+
 /** The state in a sentence; the part before the bar is its name. */
 function said(status) {
   const { state, forwarding } = status
@@ -92,8 +111,9 @@ function said(status) {
     case "online":
       return `Online|: delivering to ${to}`
     case "offline": {
+      if (isUntried(status)) return `Ready|: nothing has been sent to ${to} yet`
       const since = forwarding?.since_ms ? ` since ${clock(forwarding.since_ms)}` : ""
-      return `Offline|${since}: ${forwarding?.last_failure || `${to} cannot be reached`}`
+      return `Offline|${since}: ${to} cannot be reached${because(forwarding?.last_failure)}`
     }
     case "held": {
       const until = forwarding?.held_until_ms

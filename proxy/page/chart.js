@@ -26,7 +26,7 @@ export class Chart {
         { class: "legend" },
         h("span", { class: "age" }, "oldest waiting hit"),
         h("span", { class: "delivered" }, "delivered"),
-        h("span", { class: "dead" }, "dead letters"),
+        h("span", { class: "dead" }, "died"),
         h("span", { class: "muted" }, "last 24 hours"),
       ),
       this.drawing,
@@ -49,7 +49,7 @@ export class Chart {
   }
 
   #draw() {
-    const points = this.series?.points ?? []
+    const points = died(this.series?.points ?? [])
     const width = this.drawing.clientWidth
     if (!width) return
     if (points.length < 2) {
@@ -64,7 +64,6 @@ export class Chart {
     const oldest = Math.max(...points.map((one) => one.oldest_s ?? 0))
     const top = Math.max(60, oldest)
     const y = (age) => AGES.top + AGES.height * (1 - age / top)
-    const most = Math.max(1, ...points.map((one) => Math.max(one.delivered ?? 0, one.dead ?? 0)))
     // So many points to a bar that a bar is three pixels wide at least.
     const wide = Math.max(1, Math.ceil(3 / Math.max(0.01, x(first + step) - x(first))))
     const bars = summed(points, wide, step)
@@ -118,9 +117,14 @@ export class Chart {
     put(
       this.caption,
       `Oldest waiting hit over the last 24 hours: now ${span(points[points.length - 1].oldest_s ?? 0)}, ` +
-        `at most ${span(oldest)}. Delivered ${number(sum("delivered"))}, dead letters ${number(sum("dead"))}.`,
+        `at most ${span(oldest)}. Delivered ${number(sum("delivered"))}, died ${number(sum("dead"))}.`,
     )
   }
+}
+
+/** The API tells how many dead letters stood there; here it is how many there were more than before. */
+function died(points) {
+  return points.map((one, at) => ({ ...one, dead: at ? Math.max(0, one.dead - points[at - 1].dead) : 0 }))
 }
 
 function told(point) {

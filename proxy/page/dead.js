@@ -35,7 +35,7 @@ export class Dead {
     try {
       const { groups } = await get("dead/groups")
       this.count = groups.reduce((sum, one) => sum + one.hits, 0)
-      this.#show(groups)
+      this.#show(merged(groups))
     } catch (error) {
       put(this.place, h("p", { class: "bad" }, `They cannot be read: ${error.message}. `, h("button", { type: "button", onclick: () => this.again() }, "Try again")))
     }
@@ -87,7 +87,7 @@ export class Dead {
       h(
         "tr",
         { class: "group" },
-        h("th", { scope: "row" }, toggle, group.status ? h("small", { class: "muted" }, ` ${group.status}`) : null),
+        h("th", { scope: "row" }, toggle),
         h("td", { class: "count" }, number(group.hits)),
         h("td", { class: "wide" }, group.suites.join(", ")),
         h("td", { class: "wide" }, moment(group.first_ms)),
@@ -153,4 +153,24 @@ export class Dead {
     await this.again()
     await this.app.attempt(() => this.app.refresh())
   }
+}
+
+/** One group a reason: a filter finds reasons, and what it finds is what a button means. */
+function merged(groups) {
+  const found = new Map()
+  for (const group of groups) {
+    const before = found.get(group.reason)
+    if (!before) {
+      found.set(group.reason, group)
+      continue
+    }
+    found.set(group.reason, {
+      ...before,
+      hits: before.hits + group.hits,
+      suites: [...new Set([...before.suites, ...group.suites])],
+      first_ms: Math.min(before.first_ms, group.first_ms),
+      last_ms: Math.max(before.last_ms, group.last_ms),
+    })
+  }
+  return [...found.values()]
 }

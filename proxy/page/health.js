@@ -7,7 +7,7 @@ import { copy } from "./dialogs.js"
 import { h, put } from "./dom.js"
 import { severity } from "./words.js"
 
-const WORDS = { ok: ["✓", "ok"], warn: ["⚠", "look"], bad: ["✕", "bad"] }
+const WORDS = { ok: ["✓", "ok"], warn: ["⚠", "warn"], bad: ["✕", "bad"] }
 const AGAIN_MS = 10_000
 
 export class Health {
@@ -122,7 +122,6 @@ function checked(checks, test) {
   return h(
     "table",
     { class: "checks" },
-    h("thead", { class: "unseen" }, h("tr", {}, ["State", "What", "How it is"].map((name) => h("th", { scope: "col" }, name)))),
     h(
       "tbody",
       {},

@@ -146,7 +146,6 @@ export class Hit {
       h(
         "table",
         { class: "fields" },
-        h("thead", { class: "unseen" }, h("tr", {}, h("th", { scope: "col" }, "When"), h("th", { scope: "col" }, "What"))),
         h(
           "tbody",
           {},
@@ -240,7 +239,6 @@ export class Hit {
     const table = h(
       "table",
       { class: "fields" },
-      h("thead", { class: "unseen" }, h("tr", {}, h("th", { scope: "col" }, "Variable"), h("th", { scope: "col" }, "Value"))),
       h("tbody", {}, group.fields.map((one) => this.#field(one, wrong.get(one.key)))),
     )
     if (!FOLDED.has(group.id)) return h("div", {}, h("h3", {}, group.title), table)
@@ -251,7 +249,7 @@ export class Hit {
     return h(
       "tr",
       { class: finding ? finding.severity : null },
-      h("th", { scope: "row" }, one.name, one.key && one.key !== one.name ? h("small", { class: "muted" }, ` ${one.key}`) : null),
+      h("th", { scope: "row" }, one.name, one.key && !one.key.endsWith(one.name) ? h("small", { class: "muted" }, ` ${one.key}`) : null),
       h("td", {}, h("code", {}, one.value === "" ? "(empty)" : one.value), finding ? [" ", h("span", { class: `rule ${finding.severity}` }, finding.rule)] : null),
     )
   }

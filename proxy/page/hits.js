@@ -76,7 +76,7 @@ export class Hits {
       name: "q",
       autocomplete: "off",
       spellcheck: "false",
-      placeholder: "page:Checkout* has:finding newer:10m",
+      placeholder: "page:Checkout* has:finding",
       "aria-describedby": "fault-of-q",
       oninput: () => {
         clearTimeout(this.typing)
@@ -254,9 +254,18 @@ export class Hits {
     if (this.countedOf !== of) show(null)
     else show(this.counted)
     try {
-      this.counted = await get("counts", { q: of })
+      let sum = null
+      let cursor = null
+      do {
+        const part = await get("counts", { q: of, cursor })
+        sum = added(sum, part)
+        cursor = part.complete ? null : (part.cursor ?? null)
+        if (withoutState(this.q) !== of) return
+        if (sum.complete || this.countedOf !== of) show(sum)
+      } while (cursor !== null && this.app.screen === this)
+      this.counted = sum
       this.countedOf = of
-      if (withoutState(this.q) === of) show(this.counted)
+      show(sum)
     } catch {
       // The faulty filter is said elsewhere.
     }
@@ -630,9 +639,17 @@ export class Hits {
   }
 }
 
+/** Counts of one part of the hits and of the next. */
+function added(sum, part) {
+  const found = { ...part }
+  if (sum) for (const name of ["total", ...STATES]) found[name] = (sum[name] ?? 0) + (part[name] ?? 0)
+  return found
+}
+
 function visitor(one) {
   if (!one) return h("span", { class: "muted" }, "none")
-  const value = one.value.length > 10 ? `…${one.value.slice(-6)}` : one.value
+  if (one.kind === "ip") return h("span", { class: "muted" }, "IP + agent")
+  const value = one.value.length > 8 ? `…${one.value.slice(-4)}` : one.value
   return [h("span", { class: "muted" }, `${one.kind} `), value]
 }
 
@@ -651,14 +668,17 @@ function help() {
 /** What to do when nothing has come yet. */
 async function first(place, app) {
   let listen = null
+  let suite = null
   try {
     listen = (await get("config")).values.listen
+    suite = (await get("suites")).suites.find((one) => one.listed)?.suite
   } catch {
-    // Then the address is the usual one.
+    // Then the address is the usual one, and so is the suite.
   }
+  const send = () => app.attempt(() => post("test-hit", suite ? { suite } : {}))
   const beacons = whole(listen?.address?.value) ?? "127.0.0.1:8277"
   const tls = whole(listen?.tls_address?.value)
-  const curl = `curl 'http://${beacons}/b/ss/examplersid/1/s1?AQB=1&pageName=Home&AQE=1'`
+  const curl = `curl 'http://${beacons}/b/ss/${suite ?? "examplersid"}/1/s1?AQB=1&pageName=Home&AQE=1'`
   const setting = (who, how) => h("tr", {}, h("th", { scope: "row" }, who), h("td", {}, how))
   const code = (text) => h("code", {}, text)
   put(
@@ -670,7 +690,7 @@ async function first(place, app) {
       { class: "line" },
       code(curl),
       h("button", { type: "button", onclick: (event) => copy(curl, event.currentTarget) }, "Copy"),
-      h("button", { type: "button", class: "strong", onclick: () => app.attempt(() => post("test-hit")) }, "Send a test hit"),
+      h("button", { type: "button", class: "strong", onclick: send }, "Send a test hit"),
     ),
     h("h3", {}, "Point your app at it"),
     h(

@@ -168,7 +168,7 @@ export class Overview {
       h("td", { class: "count" }, one.dead ? h("a", { class: "bad", href: find(" state:dead") }, number(one.dead)) : "–"),
       h(
         "td",
-        {},
+        { class: "rest" },
         findings.length
           ? findings.map(([rule, times], at) => [at ? " " : "", h("a", { href: find(` rule:${rule}`) }, `${rule} ×${number(times)}`)])
           : "–",
@@ -177,4 +177,4 @@ export class Overview {
   }
 }
 
-const column = (at) => (at > 1 && at < 6 ? `count${at === 3 || at === 4 ? " wide" : ""}` : at === 1 ? "wide" : null)
+const column = (at) => ["", "wide", "count", "count wide", "count wide", "count", "rest"][at] || null

@@ -17,7 +17,11 @@ export function stateOf(q) {
 
 export const withoutState = (q) => terms(q).filter((one) => !isAboutState(one)).join(" ")
 
-export const withState = (q, state) => `${withoutState(q)} ${state ? `state:${state}` : ""}`.trim()
+/** The filter for one state; what is held or being sent is waiting too. */
+export function withState(q, state) {
+  const term = state === "waiting" ? "is:waiting" : state ? `state:${state}` : ""
+  return `${withoutState(q)} ${term}`.trim()
+}
 
 /** A value of which nothing is read as more than itself. */
 export const quoted = (value) => `"${value.replace(/[\\"]/g, "\\$&")}"`
