@@ -26,7 +26,6 @@ if TYPE_CHECKING:
 
 __all__ = ["chromium"]  # a fixture that lives in `test_browser`
 
-pytest.importorskip("proxy.shell.page")
 pytestmark = pytest.mark.browser
 
 FOLDER = Path(__file__).resolve().parent.parent / "proxy" / "page"
