@@ -29,6 +29,7 @@ from proxy.fake import FakeCollector, status
 
 ROOT = Path(__file__).resolve().parent.parent
 IMAGES = ROOT / "docs" / "images"
+AGENT = "Shop/5.2 (Android 15; Pixel 8)"
 CHROMIUM = "/usr/bin/chromium"
 PLAIN = ["--no-proxy-server", "--disable-lcd-text"]  # grey edges make small files
 OUTAGE_S = 5 * 3600 + 12 * 60
@@ -154,6 +155,8 @@ async def morning(adobe: FakeCollector, clock: Day, base: str) -> int:
     await send(base, clock, 90, wait_s=15)
     await adobe.until(lambda: len(adobe.answered) >= 90, 30)
     await send(base, clock, 3, suite="examplersld")
+    await adobe.until(lambda: len(adobe.answered) >= 93, 30)
+    await asyncio.sleep(1)  # the answers are noted
     await adobe.cut()
     began_s = clock.wall_ms() // 1000
     await send(base, clock, 4, suite="exampledev", wait_s=20)
@@ -176,7 +179,7 @@ async def send(
     base: str, clock: Day, count: int, suite: str = "examplersid", wait_s: float = 0
 ) -> None:
     rng = random.Random(count)
-    async with aiohttp.ClientSession() as session:
+    async with aiohttp.ClientSession(headers={"User-Agent": AGENT}) as session:
         for number in range(count):
             clock.behind_s = max(0, clock.behind_s - wait_s * rng.uniform(0.5, 1.5))
             url = f"{base}{hit(rng, suite, number, int(clock.wall_ms() / 1000))}"

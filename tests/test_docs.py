@@ -15,6 +15,7 @@ from daemon import Launch, free_ports
 
 from proxy import config
 from proxy.cli.exits import Exit
+from proxy.core.findings import RULES
 from proxy.cli.install import ENABLE
 from proxy.daemon import needs_restart
 
@@ -204,3 +205,15 @@ async def test_the_commands_of_the_tls_page_make_a_certificate_that_works(
         )
         writer.close()
         await writer.wait_closed()
+
+
+def test_every_finding_is_explained() -> None:
+    """The table of `docs/get-the-data-right.md`, as the rules have it."""
+    page = (ROOT / "docs" / "get-the-data-right.md").read_text()
+    rows = [
+        f"| {rule.id} | {rule.severity} | {rule.title} | {rule.why} [Adobe]({rule.doc}) |"
+        for rule in RULES
+    ]
+    head = "| rule | | seen | and then |\n| --- | --- | --- | --- |"
+
+    assert f"<!-- rules -->\n{head}\n{chr(10).join(rows)}\n<!-- /rules -->" in page
