@@ -15,8 +15,8 @@ from daemon import Launch, free_ports
 
 from proxy import config
 from proxy.cli.exits import Exit
-from proxy.core.findings import RULES
 from proxy.cli.install import ENABLE
+from proxy.core.findings import RULES
 from proxy.daemon import needs_restart
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -328,7 +328,7 @@ export class Hits {
         "td",
         { class: "page" },
         h("a", { href: this.#at(hit.id), title: shown }, shown),
-        h("small", { class: "narrow" }, hit.suites[0] ?? "no suite", others, hit.events.length ? ` · ${hit.events.join(", ")}` : ""),
+        h("small", { class: "narrow" }, rules(hit.findings).map((one) => [one, " "]), hit.suites[0] ?? "no suite", others, hit.events.length ? ` · ${hit.events.join(", ")}` : ""),
       ),
       h("td", { class: "events wide", title: hit.events.join(", ") }, hit.events.join(", ") || "–"),
       h("td", { class: "suite wide", title: hit.suites.join(", ") }, hit.suites.length ? `${hit.suites[0]}${others}` : "none"),
