@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import re
+import time
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -354,6 +355,38 @@ async def test_an_open_hit_stands_still_and_says_that_it_changed(
     await screen.has("delivered", ".about")
 
 
+async def test_on_a_phone_a_hit_covers_the_list(busy: Served, look: Look) -> None:
+    """What lies below it cannot be reached; closed, the list is where it was."""
+    screen = await look(busy, "/hits")
+    await screen.page.set_viewport_size({"width": 360, "height": 740})
+    await screen.page.get_by_role("link", name="Basket").click()
+    await screen.has("prop5 is 131 bytes", ".pane")
+    assert await screen.page.evaluate("document.activeElement.className") == "pane"
+    for _ in range(30):
+        await screen.page.keyboard.press("Tab")
+        within = "document.activeElement.closest('.pane, html')?.className"
+        assert await screen.page.evaluate(within) in ("pane", ""), "outside, or the browser's own"
+    assert await screen.page.evaluate("document.querySelector('.list').inert")
+    await screen.press("Close the hit")
+    await screen.until("!document.querySelector('.list').inert")
+    assert await screen.page.evaluate("document.activeElement.textContent") == "Basket"
+
+
+async def test_a_bar_is_a_filter_of_its_time(busy: Served, look: Look) -> None:
+    """The chart of when hits came, pressed."""
+    screen = await look(busy, "/hits")
+    await screen.rows(4)
+    points = [{"at_ms": round(time.time() * 1000), "received": 4, "delivered": 0, "dead": 0}]
+    series = json.dumps({"step_s": 300, "points": points})
+    await screen.page.route("**/api/v1/series*", lambda route: route.fulfill(body=series))
+    await screen.page.reload()
+    await screen.page.locator(".bars g").last.click()
+    await screen.until("/^after:.*Z before:.*Z$/.test(document.getElementById('q').value)")
+    await screen.rows(4)
+    await screen.page.locator(".bars g").first.click()
+    await screen.has("No hit matches")
+
+
 async def test_a_hit_can_be_taken_along(
     busy: Served, adobe: FakeCollector, look: Look, chromium: BrowserContext
 ) -> None:
@@ -368,6 +401,7 @@ async def test_a_hit_can_be_taken_along(
     await screen.press("Copy URL")
     await screen.until("async () => (await navigator.clipboard.readText()).includes('/b/ss/')")
     assert str(await screen.page.evaluate(copied)).startswith(f"{adobe.url}/b/ss/")
+    await screen.page.locator(".pane .menu summary").click()
     await screen.press("Copy JSON")
     await screen.until("async () => (await navigator.clipboard.readText()).startsWith('{')")
     assert json.loads(await screen.page.evaluate(copied))["kind"] == "page"

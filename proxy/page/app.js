@@ -121,6 +121,13 @@ function follow(event) {
   app.go(link.pathname + link.search)
 }
 
+/** A menu closes when something else is pressed, or one of its own. */
+function unfold(event) {
+  for (const menu of document.querySelectorAll("details.menu[open]")) {
+    if (!event.target.closest("summary") || !menu.contains(event.target)) menu.open = false
+  }
+}
+
 function lock() {
   if (app.isLocked) return
   app.isLocked = true
@@ -182,6 +189,7 @@ async function start() {
   theme.addEventListener("click", () => name(window.theme.next()))
   $("help").addEventListener("click", () => keys.help())
   document.addEventListener("click", follow)
+  document.addEventListener("click", unfold)
   document.addEventListener("keydown", (event) => keys.pressed(event))
   addEventListener("popstate", show)
   onLocked(lock)

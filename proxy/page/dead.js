@@ -33,8 +33,9 @@ export class Dead {
 
   async again() {
     try {
-      const { groups } = await get("dead/groups")
+      const { groups, complete } = await get("dead/groups")
       this.count = groups.reduce((sum, one) => sum + one.hits, 0)
+      this.about = complete === false ? "≥ " : ""
       this.#show(merged(groups))
     } catch (error) {
       put(this.place, h("p", { class: "bad" }, `They cannot be read: ${error.message}. `, h("button", { type: "button", onclick: () => this.again() }, "Try again")))
@@ -88,7 +89,7 @@ export class Dead {
         "tr",
         { class: "group" },
         h("th", { scope: "row" }, toggle),
-        h("td", { class: "count" }, number(group.hits)),
+        h("td", { class: "count" }, `${this.about}${number(group.hits)}`),
         h("td", { class: "wide" }, group.suites.join(", ")),
         h("td", { class: "wide" }, moment(group.first_ms)),
         h("td", { class: "wide" }, moment(group.last_ms)),

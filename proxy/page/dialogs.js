@@ -90,7 +90,8 @@ export async function copy(text, button) {
     await shown
     return
   }
-  flash(button, "Copied ✓")
+  // A menu is closed by now; its name is what can be seen of it.
+  flash(button.closest("details.menu")?.querySelector("summary") ?? button, "Copied ✓")
 }
 
 export function flash(button, text) {

@@ -7,10 +7,11 @@ and says how far back it has looked.
 Non-rule: nothing is decoded here, no filter is read. */
 
 import { address, get, Problem, post, text } from "./ask.js"
+import { Bars } from "./bars.js"
 import { box, copy, flash } from "./dialogs.js"
-import { $, h, put } from "./dom.js"
+import { h, put } from "./dom.js"
 import { Hit } from "./hit.js"
-import { HELP, STATES, stateOf, withoutState, withState } from "./query.js"
+import { HELP, STATES, stateOf, withoutState, withState, withTime } from "./query.js"
 import { clock, kind, moment, number, plural, rules, state } from "./words.js"
 
 const PAGE = 100
@@ -20,6 +21,7 @@ const NEWS_MS = 1_500
 const COLUMNS = ["Received", "Type", "Page or link", "Events", "Suite", "Visitor", "State", "Findings"]
 const WIDE = new Set(["Events", "Suite", "Visitor"])
 
+const narrow = matchMedia("(max-width: 1000px)")
 let titles = null
 
 export class Hits {
@@ -36,6 +38,8 @@ export class Hits {
     this.hit = null
     this.#build()
     this.#titles()
+    this.covered = () => this.#cover(this.hit !== null)
+    narrow.addEventListener("change", this.covered)
     this.moved(url)
   }
 
@@ -44,6 +48,9 @@ export class Hits {
     clearTimeout(this.typing)
     clearTimeout(this.newsTimer)
     clearTimeout(this.countsTimer)
+    this.bars.gone()
+    narrow.removeEventListener("change", this.covered)
+    this.#cover(false)
   }
 
   // -- the address ---------------------------------------------------------------------------
@@ -102,6 +109,7 @@ export class Hits {
       h("button", { type: "button", class: "quiet", "aria-label": "How to filter", onclick: help }, "?"),
     )
     this.faulty = h("div", { id: "fault-of-q", class: "fault-of-q" })
+    this.bars = new Bars((time) => this.#filter(withTime(this.q, time)))
     this.states = h("nav", { class: "states", "aria-label": "States" })
     this.pause = h("button", { type: "button", "aria-pressed": "false", onclick: () => this.#pause() }, "Pause list")
     this.exports = h("details", { class: "menu" })
@@ -126,7 +134,7 @@ export class Hits {
     )
     this.foot = h("div", { class: "foot" })
     this.list = h("div", { class: "list" }, this.news, this.table, this.foot)
-    this.pane = h("section", { class: "pane", "aria-label": "Hit", hidden: true })
+    this.pane = h("section", { class: "pane", tabindex: "-1", "aria-label": "Hit", hidden: true })
     put(
       this.root,
       h("h1", { class: "unseen" }, "Hits"),
@@ -137,7 +145,7 @@ export class Hits {
         this.pause,
         this.exports,
         this.faulty,
-        this.states,
+        h("div", { class: "row" }, this.states, this.bars.element),
         this.chosen,
       ),
       h("div", { class: "split" }, this.list, this.pane),
@@ -416,19 +424,25 @@ export class Hits {
     }
     this.#marked()
     if (change.new || news.length) this.#came(change, news)
-    clearTimeout(this.countsTimer)
-    this.countsTimer = setTimeout(() => this.#counts(), NEWS_MS)
+    this.#soon("countsTimer", () => this.#counts())
+  }
+
+  /** Now and then while hits come, however many; a timer that each of them set anew never ends. */
+  #soon(timer, what) {
+    this[timer] ??= setTimeout(() => {
+      this[timer] = null
+      what()
+    }, NEWS_MS)
   }
 
   #came(change, news) {
     if (this.q) {
-      // Whether they match is the daemon's to say; asked now and then, not for each.
-      clearTimeout(this.newsTimer)
-      this.newsTimer = setTimeout(() => this.#look(), NEWS_MS)
+      // Whether they match is the daemon's to say.
+      this.#soon("newsTimer", () => this.#look())
     } else if (this.#isRead() || change.new > news.length) {
       this.unseen += change.new
       this.#newsShown()
-      if (!this.#isRead()) this.#load()
+      if (!this.#isRead()) this.#soon("newsTimer", () => this.#isRead() || this.#load())
     } else {
       this.#prepend(news)
     }
@@ -504,8 +518,16 @@ export class Hits {
     this.pane.hidden = !id
     this.root.classList.toggle("one", Boolean(id))
     this.#marked()
+    this.#cover(Boolean(id))
     if (!id) put(this.pane)
     else this.rows.get(id)?.element.scrollIntoView({ block: "nearest" })
+  }
+
+  /** Where the pane lies over everything, nothing below it can be reached. */
+  #cover(isOpen) {
+    const isBelow = isOpen && narrow.matches
+    for (const one of document.querySelectorAll("header, #band, .above, .list")) one.inert = isBelow
+    if (isBelow && !this.pane.contains(document.activeElement)) this.pane.focus()
   }
 
   #close() {
@@ -625,7 +647,7 @@ export class Hits {
       input.checked = !input.checked
       this.#picked(input)
     } else if (key === "c") {
-      this.app.attempt(async () => copy(await text(`hits/${id}/curl`), row?.element.querySelector(".type") ?? $("chip")))
+      this.app.attempt(async () => copy(await text(`hits/${id}/curl`), this.hit ? this.pane.querySelector("button") : row.element.querySelector(".type")))
     } else if (key === "r") {
       const isDead = row?.hit.state === "dead"
       this.app.attempt(async () => {

@@ -41,6 +41,12 @@ export class Keys {
     if (document.querySelector("dialog[open]")) return
     if (event.target.closest("input:not([type=checkbox]), textarea, select")) return
     if (event.key === "Escape") {
+      const menu = document.querySelector("details.menu[open]")
+      if (menu) {
+        menu.open = false
+        menu.querySelector("summary").focus()
+        return
+      }
       this.app.screen?.key?.("Escape")
       return
     }

@@ -23,6 +23,12 @@ export function withState(q, state) {
   return `${withoutState(q)} ${term}`.trim()
 }
 
+/** The filter for one span of time. */
+export function withTime(q, time) {
+  const others = terms(q).filter((one) => !/^(after|before|newer|older):/.test(one))
+  return [...others, time].join(" ")
+}
+
 /** A value of which nothing is read as more than itself. */
 export const quoted = (value) => `"${value.replace(/[\\"]/g, "\\$&")}"`
 
