@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from proxy.core.beacon import Beacon, read
 from proxy.core.hit import Headers, ReportSuite, Request, Suites, Timestamps, WhenLate
-from proxy.core.stamp import LATE_AFTER_S, Bury, Hold, Send, decide, render, rows
+from proxy.core.stamp import LATE_AFTER_S, Bury, Hold, Send, decide, render, rows, unstamped
 
 NOW = 1770000000
 HOUR = 3600.0
@@ -531,3 +531,34 @@ def test_rendering_twice_is_rendering_once(request: Request, data: st.DataObject
     part = tuple(rsid for rsid in read(request).suites if data.draw(st.booleans()))
     once = render(request, NOW, part)
     assert render(once, NOW + 9, part) == once
+
+
+@pytest.mark.parametrize(
+    "before, after",
+    [
+        (b"AQB=1&ts=7&v1=ts&AQE=1", b"AQB=1&ts=1770000000&v1=ts&AQE=1"),
+        (b"ts=7&c.&ts=8&.c&ts=2026-01-01T00%3A00Z", b"ts=1770000000&c.&ts=8&.c&ts=1770000000"),
+        (b"AQB=1&v1=x", b"AQB=1&ts=1770000000&v1=x"),
+    ],
+)
+def test_an_old_hit_that_a_person_sends_anew_gets_a_time_of_now(
+    before: bytes, after: bytes
+) -> None:
+    """Each `ts` at depth 0 is another one, wherever it stands; nothing else changes."""
+    assert query_of(render(unstamped(get(before)), NOW)) == after
+    assert render(unstamped(post(before)), NOW).body == after
+
+
+def test_an_xml_hit_sent_anew_gets_a_time_of_now() -> None:
+    tail = b"rs</reportSuiteID></request>"
+    body = XML_HEAD.replace(b"<pageName>", b"<TimeStamp>2026-01-01T00:00Z</TimeStamp><pageName>")
+    again = render(unstamped(post(body + tail, b"/b/ss//6")), NOW)
+    assert again.body == body.replace(b"2026-01-01T00:00Z", b"1770000000") + tail
+
+
+@given(REQUESTS)
+def test_sent_anew_nothing_but_the_time_is_another(request: Request) -> None:
+    anew = render(unstamped(request), NOW)
+    assert read(anew).ts == b"1770000000"
+    assert replace(anew, target=b"", body=b"") == replace(request, target=b"", body=b"")
+    assert unstamped(anew) == unstamped(render(request, NOW))

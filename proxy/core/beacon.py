@@ -173,6 +173,12 @@ def empty_timestamps(data: bytes) -> list[int]:
     ]
 
 
+def timestamps(data: bytes) -> list[tuple[int, int]]:
+    """Where the value of each `ts` lies that stands at depth 0."""
+    steps = (step for step in _top_steps(data) if step["name"] == b"ts")
+    return [(step.start("value") - 1, step.end("value") - 1) for step in steps]
+
+
 def _top_steps(data: bytes) -> Iterator[re.Match[bytes]]:
     """The parameters we act on that stand at depth 0.
 

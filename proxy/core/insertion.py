@@ -175,6 +175,16 @@ def render(body: bytes, timestamp: int | None, suites: tuple[str, ...] = ()) -> 
     if suites and set(suites) < set(document.suites):
         text = ",".join(suites)
         edits += [tag.filled(text) for tag in document.tags("reportsuiteid") if tag.text]
+    return _edited(body, edits)
+
+
+def unstamped(body: bytes) -> bytes:
+    """`body` with every timestamp emptied, for `render` to fill. `body` is one that `read` took."""
+    tags = _Document(body).tags("timestamp")
+    return _edited(body, [tag.filled("") for tag in tags if tag.text])
+
+
+def _edited(body: bytes, edits: list[_Edit]) -> bytes:
     pieces: list[bytes] = []
     at = 0
     for start, stop, new in sorted(edits):

@@ -123,6 +123,27 @@ def render(request: Request, ts: int | None, part: tuple[str, ...] = ()) -> Requ
     return replace(request, target=path + mark + query, body=body)
 
 
+def unstamped(request: Request) -> Request:
+    """The request with every `ts` of its client emptied, for `render` to write another.
+
+    For a person who sends old hits anew, as of now; the drain never does.
+    """
+    path, mark, query = request.target.partition(b"?")
+    match = beacon.PATH.fullmatch(path)
+    if match is not None and match["kind"] == beacon.INSERTION.encode():
+        return replace(request, body=insertion.unstamped(request.body))
+    return replace(request, target=path + mark + _emptied(query), body=_emptied(request.body))
+
+
+def _emptied(data: bytes) -> bytes:
+    pieces: list[bytes] = []
+    at = 0
+    for start, end in beacon.timestamps(data):
+        pieces.append(data[at:start])
+        at = end
+    return b"".join((*pieces, data[at:]))
+
+
 def _stamped(data: bytes) -> bool:
     return bool(data) and bool(beacon.top_level(data).get(b"ts"))
 
