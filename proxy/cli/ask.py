@@ -13,7 +13,7 @@ import http.client
 import json
 import os
 import urllib.parse
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,6 +23,7 @@ from proxy.cli.options import Options
 from proxy.errors import ConfigError
 
 TIMEOUT_S = 10.0
+CHUNK = 64 * 1024
 TOKEN = "TRACKOFFLINE_TOKEN"  # noqa: S105 - the name of a variable
 
 
@@ -33,6 +34,14 @@ class Unreachable(Stop):
         super().__init__(Exit.UNREACHABLE, message)
 
 
+class Refused(Stop):
+    """The daemon answers, and does not do it."""
+
+
+class Missing(Refused):
+    """The daemon has nothing of that name."""
+
+
 @dataclass(frozen=True, slots=True)
 class Daemon:
     """A daemon's admin port, `http://host:port`, and the token it wants, if any."""
@@ -40,13 +49,30 @@ class Daemon:
     url: str
     token: str | None = None
 
-    def get(self, path: str) -> dict[str, Any]:
-        with self._asked("GET", path) as answer:
+    def get(self, path: str, /, **query: object) -> dict[str, Any]:
+        with self._asked("GET", _with(path, query)) as answer:
             return self._object(answer)
 
     def post(self, path: str, body: Mapping[str, object] | None = None) -> dict[str, Any]:
-        with self._asked("POST", path, body) as answer:
+        data = None if body is None else json.dumps(body).encode()
+        with self._asked("POST", path, data) as answer:
             return self._object(answer)
+
+    def give(self, path: str, lines: Iterable[bytes]) -> dict[str, Any]:
+        """A POST of lines of JSON; each ends with its line feed."""
+        with self._asked("POST", path, b"".join(lines), "application/x-ndjson") as answer:
+            return self._object(answer)
+
+    def text(self, path: str, /, **query: object) -> str:
+        """An answer that is no JSON."""
+        with self._asked("GET", _with(path, query)) as answer:
+            return answer.read().decode()
+
+    def chunks(self, path: str, /, **query: object) -> Iterator[bytes]:
+        """A streamed answer, some of it at a time; `Stop` when it breaks off."""
+        with self._asked("GET", _with(path, query)) as answer:
+            while chunk := answer.read1(CHUNK):
+                yield chunk
 
     def lines(self, path: str) -> Iterator[bytes]:
         """A streamed answer, line by line; `Stop` when it breaks off."""
@@ -64,14 +90,13 @@ class Daemon:
 
     @contextlib.contextmanager
     def _asked(
-        self, method: str, path: str, body: Mapping[str, object] | None = None
+        self, method: str, path: str, data: bytes | None = None, kind: str = "application/json"
     ) -> Iterator[http.client.HTTPResponse]:
         headers = {"Accept": "application/json"}
-        if body is not None:
-            headers["Content-Type"] = "application/json"
+        if data is not None:
+            headers["Content-Type"] = kind
         if self.token is not None:
             headers["Authorization"] = f"Bearer {self.token}"
-        data = None if body is None else json.dumps(body)
         connection, prefix = self._connection()
         try:
             connection.request(method, prefix + path, data, headers)
@@ -120,6 +145,12 @@ def daemon(options: Options) -> Daemon:
     return Daemon(f"http://{config.Address(host, address.port)}", token)
 
 
+def _with(path: str, query: Mapping[str, object]) -> str:
+    """The path with what is asked; what is None is not asked."""
+    given = {name: value for name, value in query.items() if value is not None}
+    return f"{path}?{urllib.parse.urlencode(given)}" if given else path
+
+
 def _refused(answer: http.client.HTTPResponse, url: str) -> Stop:
     code = Exit.TOKEN if answer.status in (401, 403) else Exit.FAULT
     try:
@@ -127,4 +158,5 @@ def _refused(answer: http.client.HTTPResponse, url: str) -> Stop:
         detail = found.get("detail") or found.get("reason")
     except (ValueError, AttributeError):
         detail = None
-    return Stop(code, f"{url}: {detail or f'{answer.status} {answer.reason}'}")
+    kind = Missing if answer.status == 404 else Refused
+    return kind(code, f"{url}: {detail or f'{answer.status} {answer.reason}'}")

@@ -13,10 +13,12 @@ from typing import Any
 import click
 
 from proxy.cli.about import completion, config, demo, version
+from proxy.cli.carry import export, import_
 from proxy.cli.check import check
 from proxy.cli.db import db
 from proxy.cli.decode import decode
 from proxy.cli.exits import Exit, Stop
+from proxy.cli.hits import hit, hits
 from proxy.cli.install import install_service
 from proxy.cli.letters import dead
 from proxy.cli.look import status, wait_ready
@@ -88,10 +90,14 @@ for verb in (
     serve,
     check,
     status,
+    hits,
+    hit,
     dead,
     offline,
     online,
     retry,
+    export,
+    import_,
     send_test,
     wait_ready,
     decode,

@@ -1,0 +1,154 @@
+"""Hits in a file: lines of an export, or the HAR file of a browser or another proxy.
+
+Rule: they come out oldest first, whatever the order of the file: Adobe wants the hits of a
+visitor in theirs.  What is no hit is counted, with the first few reasons.  Of an export only
+the places of its hits are remembered, so that it may be larger than the memory.
+Non-rule: sends and stores nothing.
+Source: `core.render` for both forms; HAR 1.2.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import sys
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from typing import Any, BinaryIO
+
+from proxy.cli.exits import Exit, Stop
+from proxy.core import beacon, headers, render
+from proxy.core.hit import Request
+from proxy.core.insertion import InsertionRefused
+from proxy.errors import NotABeacon
+
+MOST_FAULTS = 5
+# An export has an object a line; a HAR file is one object whose only member is `log`.
+HAR = re.compile(rb'(?:\xef\xbb\xbf)?\s*\{\s*"log"\s*:')
+BEGINNING = 4096
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """A hit of a file: when it was received, if that is known, and where it stands.
+
+    `has_ts`: its client set a time. `delivered`: it had been delivered when it was exported.
+    """
+
+    at_ms: float | None
+    suites: tuple[str, ...]
+    has_ts: bool
+    delivered: bool
+    where: str
+    offset: int
+
+
+@dataclass(slots=True)
+class Contents:
+    """What a file holds."""
+
+    _file: BinaryIO
+    _entries: list[Any] | None = None
+    places: list[Place] = field(default_factory=list)
+    others: int = 0
+    faults: list[str] = field(default_factory=list)
+
+    @property
+    def calls(self) -> int:
+        """Server calls, as Adobe counts them: one for each report suite of a hit."""
+        return sum(len(place.suites) for place in self.places)
+
+    @property
+    def suites(self) -> list[str]:
+        return sorted({rsid for place in self.places for rsid in place.suites})
+
+    @property
+    def delivered(self) -> int:
+        """How many had been delivered before."""
+        return sum(place.delivered for place in self.places)
+
+    def request(self, place: Place) -> Request:
+        """The hit that stands there, without the headers that a hit is kept without."""
+        if self._entries is not None:
+            return _hit(self._entries[place.offset])[0]
+        self._file.seek(place.offset)
+        return _hit(json.loads(self._file.readline()))[0]
+
+    def _rows(self) -> Iterator[tuple[str, int, Any]]:
+        if self._entries is not None:
+            for number, entry in enumerate(self._entries):
+                yield f"entry {number + 1}", number, entry
+            return
+        at = 0
+        for number, line in enumerate(self._file, 1):
+            if line.strip():
+                yield f"line {number}", at, _json(line)
+            at += len(line)
+
+    def survey(self) -> None:
+        """Look at every hit once."""
+        suites: dict[tuple[str, ...], tuple[str, ...]] = {}
+        for where, offset, row in self._rows():
+            try:
+                request, at_ms = _hit(row)
+                said = beacon.read(request)
+            except (ValueError, NotABeacon, InsertionRefused) as error:
+                self.others += 1
+                if len(self.faults) < MOST_FAULTS:
+                    self.faults.append(f"{where}: {error}")
+                continue
+            names = suites.setdefault(said.suites, said.suites)
+            delivered = row.get("state") == "delivered"
+            has_ts = said.ts is not None
+            self.places.append(Place(at_ms, names, has_ts, delivered, where, offset))
+        # Without a time they stand behind, in the order of the file.
+        self.places.sort(
+            key=lambda place: sys.float_info.max if place.at_ms is None else place.at_ms
+        )
+
+
+def read(file: BinaryIO, name: str) -> Contents:
+    """What is in the file, its hits oldest first."""
+    if not file.seekable():
+        # A pipe is read once, and its hits have to be put into order.
+        spooled = tempfile.TemporaryFile()  # noqa: SIM115 - it lives as long as its contents
+        shutil.copyfileobj(file, spooled)
+        spooled.seek(0)
+        file = spooled
+    is_har = HAR.match(file.read(BEGINNING)) is not None
+    file.seek(0)
+    found = Contents(file, _entries(file, name) if is_har else None)
+    found.survey()
+    return found
+
+
+def _entries(file: BinaryIO, name: str) -> list[Any]:
+    match _json(file.read()):
+        case {"log": {"entries": [*entries]}}:
+            return entries
+        case _:
+            raise Stop(Exit.FAULT, f"{name} is no HAR file")
+
+
+def _json(text: bytes) -> Any:
+    """What the text is; None when it is no JSON."""
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        return None
+
+
+def _hit(row: Any) -> tuple[Request, float | None]:
+    """The request and its time; ValueError when the row has none."""
+    match row:
+        case {"target": _}:
+            request, at_ms = render.request_of(row), row.get("received_ms")
+        case {"request": _}:
+            request, at_ms = render.of_har(row)
+        case _:
+            raise ValueError("no hit of an export")
+    if at_ms is not None and type(at_ms) not in (int, float):
+        raise ValueError("received_ms is no number")
+    return replace(request, headers=headers.kept(request.headers, "")), at_ms

@@ -1,0 +1,217 @@
+"""`hits` and `hit`: what came in, in a list, one by one, and as a test's assertion.
+
+Rule: the newest hit stands last, as in a log.  `--expect` ends with 3 when it is not so.
+Source: Mailpit and Snowplow Micro for a test that asks what was sent; `tail -f`.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import click
+
+from proxy.cli import ask, filters, kept
+from proxy.cli.exits import Exit, Stop
+from proxy.cli.kept import Row
+from proxy.cli.options import Options, Verb, note
+
+AGAIN_S = 0.5
+# Of what a wait can be asked for at a time: shorter than the answer to any question may take.
+WAIT_S = 5.0
+MOST_AT_ONCE = 500
+EXPECTED = re.compile(r"(\d{1,9})(?:(\.\.)(\d{1,9})?)?", re.ASCII)
+
+
+@dataclass(frozen=True, slots=True)
+class Expected:
+    """`3`, `2..`, `2..5`: how many hits there must be; `most` is None without a limit."""
+
+    least: int
+    most: int | None
+
+    def __str__(self) -> str:
+        if self.most == self.least:
+            return str(self.least)
+        return f"{self.least}..{'' if self.most is None else self.most}"
+
+
+def _as_expected(_: click.Context, _param: click.Parameter, value: str | None) -> Expected | None:
+    if value is None:
+        return None
+    match = EXPECTED.fullmatch(value)
+    if match is None:
+        raise click.BadParameter(f"{value} is no number of hits: write 3, 2.. or 2..5")
+    least = int(match[1])
+    if match[2] is None:
+        return Expected(least, least)
+    if not match[3]:
+        return Expected(least, None)
+    if int(match[3]) < least:
+        raise click.BadParameter(f"{value}: {match[3]} is less than {least}")
+    return Expected(least, int(match[3]))
+
+
+@click.command(cls=Verb, epilog=filters.HELP)
+@click.argument("filter_", metavar="[FILTER]", nargs=-1)
+@click.option("--follow", "-f", is_flag=True, help="Go on with what comes in, until Ctrl-C.")
+@click.option(
+    "--limit",
+    "-n",
+    type=click.IntRange(min=0),
+    default=20,
+    show_default=True,
+    help="The newest so many.",
+)
+@click.option(
+    "--expect",
+    metavar="N|MIN..",
+    callback=_as_expected,
+    help='So many there must be: "3", "2.." or "0"; else end with 3.',
+)
+@click.option(
+    "--timeout",
+    type=click.FloatRange(min=0),
+    default=10.0,
+    show_default=True,
+    help="Seconds that --expect waits for them.",
+)
+@click.pass_obj
+def hits(
+    options: Options,
+    filter_: tuple[str, ...],
+    follow: bool,
+    limit: int,
+    expect: Expected | None,
+    timeout: float,
+) -> None:
+    """Hits that came in, the newest last.
+
+    With --json each hit is one line. For a test: hits 'page:Home' --expect 1 --timeout 10
+    """
+    q = filters.read(filter_)
+    if expect is not None and follow:
+        raise click.UsageError("--follow never ends, and --expect does: choose one")
+    if expect is not None:
+        _say(options, _expected(ask.daemon(options), q, expect, timeout))
+        return
+    if follow:
+        _follow(options, q, limit)
+        return
+    with kept.source(options) as source:
+        rows = kept.newest(source, q, limit)
+    _say(options, reversed(rows))
+    if not rows:
+        note(options, "No hit matches." if q else "No hits yet.")
+
+
+def _say(options: Options, rows: Iterable[Row]) -> None:
+    if options.json:
+        for row in rows:
+            click.echo(json.dumps(row))
+        return
+    from proxy.cli import tell  # noqa: PLC0415 - not needed for JSON
+
+    for row in rows:
+        click.echo(tell.row_line(row))
+
+
+def _follow(options: Options, q: str, limit: int) -> None:
+    source = kept.Asked(ask.daemon(options))
+    last = _last(source)
+    _say(options, reversed([row for row in kept.newest(source, q, limit) if row["id"] <= last]))
+    note(options, "Following; Ctrl-C ends it.")
+    while True:
+        sys.stdout.flush()
+        time.sleep(AGAIN_S)
+        # A look at the newest hit of all is cheap; a search is not, where little matches.
+        newest = _last(source)
+        if newest > last:
+            rows = kept.newest(source, q, sys.maxsize, above=last)
+            _say(options, reversed([row for row in rows if row["id"] <= newest]))
+            last = newest
+
+
+def _last(source: kept.Source) -> int:
+    rows = kept.newest(source, "", 1)
+    return int(rows[0]["id"]) if rows else 0
+
+
+def _expected(daemon: ask.Daemon, q: str, expect: Expected, timeout: float) -> list[Row]:
+    """The hits, once there are as many as expected; `Stop` when that does not become so."""
+    source = kept.Asked(daemon)
+    until = time.monotonic() + timeout
+    # Of none, one is too many, and it takes all the time to know.
+    wanted = expect.least or (1 if expect.most == 0 else 0)
+    while (found := source.count(q)) < wanted:
+        left_s = until - time.monotonic()
+        if left_s <= 0:
+            break
+        daemon.get(
+            "/api/v1/hits/wait",
+            q=q,
+            count=min(wanted, MOST_AT_ONCE),
+            timeout=f"{min(left_s, WAIT_S):.3f}",
+        )
+        if wanted > MOST_AT_ONCE:
+            time.sleep(min(left_s, AGAIN_S))
+    rows = list(reversed(kept.newest(source, q, max(found, MOST_AT_ONCE))))
+    if found < expect.least or (expect.most is not None and found > expect.most):
+        raise Stop(
+            Exit.NOT_SO,
+            f"expected {expect} of {q or 'any hit'!r}, there are {found} ({timeout:g} s)",
+        )
+    return rows
+
+
+def _as_id(_: click.Context, _param: click.Parameter, value: str) -> int:
+    text = value.removeprefix("#")
+    if not (text.isascii() and text.isdigit() and len(text) <= 18):
+        raise click.BadParameter(f"{value} is no id of a hit: `trackoffline hits` lists them")
+    return int(text)
+
+
+@click.command(cls=Verb)
+@click.argument("id_", metavar="ID", callback=_as_id)
+@click.option("--raw", is_flag=True, help="The request as it stands on the disk.")
+@click.option("--curl", is_flag=True, help="A command that sends it again.")
+@click.option("--unredacted", is_flag=True, help="With cookies, which tell who somebody is.")
+@click.pass_obj
+def hit(options: Options, id_: int, raw: bool, curl: bool, unredacted: bool) -> None:
+    """All that is known of one hit."""
+    if raw + curl + bool(options.json) > 1:
+        raise click.UsageError("--raw, --curl, --json: choose one")
+    with kept.source(options) as source:
+        found: Row | str | None
+        if raw:
+            found = source.raw(id_, unredacted=unredacted)
+        elif curl:
+            found = source.curl(id_, unredacted=unredacted)
+        else:
+            found = source.hit(id_, unredacted=unredacted)
+    if found is None:
+        raise Stop(Exit.FAULT, f"no hit #{id_} is kept")
+    if isinstance(found, str):
+        _print(found)
+    elif options.json:
+        click.echo(json.dumps(found, indent=2))
+    else:
+        from proxy.cli import tell  # noqa: PLC0415 - needed here alone
+
+        for line in tell.detail_lines(found):
+            click.echo(line)
+
+
+def _print(text: str) -> None:
+    """Bytes into a pipe, as they are; onto a terminal only what it cannot obey."""
+    if not sys.stdout.isatty():
+        sys.stdout.buffer.write(text.encode("latin-1", "replace"))
+        return
+    from proxy.cli import show  # noqa: PLC0415 - needed here alone
+
+    for line in text.splitlines():
+        click.echo(show.plain(line))
