@@ -523,7 +523,7 @@ class Drain:
             reached(Point.SEND_ANSWERED)
             judged = self._judge(kind, reply, followed=False)
             if isinstance(judged, Follow):
-                reply = await self._road.send(_following(request, judged))
+                reply = await self._road.send(following(request, judged))
                 judged = self._judge(kind, reply, followed=True)
         except Exception as error:
             # One strange hit or answer must not end the process, and again at each start.
@@ -712,7 +712,7 @@ async def _wait(event: asyncio.Event, until: float | None) -> None:
             await event.wait()
 
 
-def _following(request: Request, follow: Follow) -> Request:
+def following(request: Request, follow: Follow) -> Request:
     """The request the server asked for: same host, same headers, its new cookies too."""
     ours = headers.first(request.headers, b"cookie")
     cookies = b"; ".join([*([ours] if ours else []), *follow.cookies])

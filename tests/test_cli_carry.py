@@ -241,7 +241,7 @@ async def test_a_har_file_that_is_none_is_one_line(tmp_path: Path) -> None:
     shell = shell_without(tmp_path)
     said = await shell("import", "-", typed='{"log": {"entries": 7}}')
 
-    assert (said.code, said.err) == (Exit.FAULT, "<stdin> is no HAR file\n")
+    assert (said.code, said.err) == (Exit.FAULT, "- is no HAR file\n")
 
 
 async def test_nothing_is_imported_without_a_daemon(tmp_path: Path) -> None:

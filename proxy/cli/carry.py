@@ -23,6 +23,7 @@ from proxy.cli.options import Options, Verb, note
 from proxy.core.words import size
 
 if TYPE_CHECKING:
+    from proxy.cli.files_of_hits import Contents
     from proxy.core.hit import Request
 
 # What tells hits apart in each, well enough for a bar; only lines of JSON are certain.
@@ -103,10 +104,10 @@ def _opened(output: Path | None) -> Iterator[BinaryIO]:
 
 
 @click.command("import", cls=Verb)
-@click.argument("file", type=click.File("rb"))
+@click.argument("file", metavar="FILE|-")
 @click.option("--dry-run", is_flag=True, help="Read the file and say what is in it; store nothing.")
 @click.pass_obj
-def import_(options: Options, file: BinaryIO, dry_run: bool) -> None:
+def import_(options: Options, file: str, dry_run: bool) -> None:
     """Hits of a file into the queue.
 
     The file is an export or a HAR file. Each hit gets its own time, where its report suite takes
@@ -114,7 +115,11 @@ def import_(options: Options, file: BinaryIO, dry_run: bool) -> None:
     """
     from proxy.cli import files_of_hits  # noqa: PLC0415 - the core that `--help` need not load
 
-    found = files_of_hits.read(file, file.name)
+    with files_of_hits.opened(file) as found:
+        _import(options, found, dry_run)
+
+
+def _import(options: Options, found: Contents, dry_run: bool) -> None:
     for fault in found.faults:
         note(options, f"not taken: {fault}")
     if found.others > len(found.faults):

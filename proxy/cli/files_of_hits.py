@@ -9,6 +9,7 @@ Source: `core.render` for both forms; HAR 1.2.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 import shutil
@@ -16,6 +17,7 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any, BinaryIO
 
 from proxy.cli.exits import Exit, Stop
@@ -109,19 +111,27 @@ class Contents:
         )
 
 
-def read(file: BinaryIO, name: str) -> Contents:
-    """What is in the file, its hits oldest first."""
-    if not file.seekable():
-        # A pipe is read once, and its hits have to be put into order.
-        spooled = tempfile.TemporaryFile()  # noqa: SIM115 - it lives as long as its contents
-        shutil.copyfileobj(file, spooled)
-        spooled.seek(0)
-        file = spooled
-    is_har = HAR.match(file.read(BEGINNING)) is not None
-    file.seek(0)
-    found = Contents(file, _entries(file, name) if is_har else None)
-    found.survey()
-    return found
+@contextlib.contextmanager
+def opened(name: str) -> Iterator[Contents]:
+    """What is in the file of that name ("-": standard input), its hits oldest first."""
+    try:
+        file = sys.stdin.buffer if name == "-" else Path(name).open("rb")  # noqa: SIM115 - below
+    except OSError as error:
+        raise Stop(Exit.FAULT, f"{name}: {error.strerror or error}") from error
+    with contextlib.ExitStack() as held:
+        if name != "-":
+            held.enter_context(file)
+        if not file.seekable():
+            # A pipe is read once, and its hits have to be put into order.
+            spooled = held.enter_context(tempfile.TemporaryFile())
+            shutil.copyfileobj(file, spooled)
+            file = spooled
+        file.seek(0)
+        is_har = HAR.match(file.read(BEGINNING)) is not None
+        file.seek(0)
+        found = Contents(file, _entries(file, name) if is_har else None)
+        found.survey()
+        yield found
 
 
 def _entries(file: BinaryIO, name: str) -> list[Any]:

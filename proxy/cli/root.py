@@ -23,6 +23,7 @@ from proxy.cli.install import install_service
 from proxy.cli.letters import dead
 from proxy.cli.look import status, wait_ready
 from proxy.cli.options import Verbs
+from proxy.cli.replay import replay
 from proxy.cli.send import send_test
 from proxy.cli.serve import serve
 from proxy.cli.steer import offline, online, retry
@@ -98,6 +99,7 @@ for verb in (
     retry,
     export,
     import_,
+    replay,
     send_test,
     wait_ready,
     decode,
