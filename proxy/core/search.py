@@ -73,7 +73,8 @@ _NUMBER = re.compile(r"[0-9]{1,18}", re.ASCII)
 _LITERAL = re.compile(r"[0-9a-hjl-z]{3,}")
 # Where a value's letters do not stand side by side as they are: one that was escaped all the
 # same (`%41`), an encoding with escape sequences of its own, tags and comments amid a text.
-_ESCAPED = re.compile(rb"%(?:3[0-9]|[46][1-9a-fA-F]|[57][0-9aA]|1[bB])|\x1b|/b/ss//6")
+_ESCAPED = re.compile(rb"%(?:3[0-9]|[46][1-9a-fA-F]|[57][0-9aA]|1[bB])")
+_APART: Final = (b"\x1b", b"/b/ss//6")
 
 
 class Fault(TrackofflineError):  # noqa: N818 - one of a filter, not of ours
@@ -464,4 +465,6 @@ def _states(term: Term) -> frozenset[str] | None:
 def may_match(plan: Plan, content: bytes) -> bool:
     """Whether the bytes of a hit can hold what is looked for; no is certain, yes is not."""
     low = content.lower()
-    return all(literal in low for literal in plan.literals) or bool(_ESCAPED.search(content))
+    if all(literal in low for literal in plan.literals):
+        return True
+    return any(mark in content for mark in _APART) or _ESCAPED.search(content) is not None
