@@ -164,6 +164,12 @@ class Plan:
     to_ms: float | None
     literals: tuple[bytes, ...]
 
+    def covers(self, received_ms: float) -> bool:
+        """Whether a hit of this instant can match."""
+        return (self.from_ms is None or self.from_ms <= received_ms) and (
+            self.to_ms is None or received_ms < self.to_ms
+        )
+
 
 # -- reading ---------------------------------------------------------------------------------
 

@@ -444,6 +444,7 @@ class Browser:
             looked.at = row[0]
             if kept is not None and kept.state in states:
                 looked.to_ms = kept.received_ms
+            if kept is not None and kept.state in states and plan.covers(kept.received_ms):
                 seen = self.see(kept) if judges else None
                 decoded = seen.decoded if seen else None
                 if decoded is None and decodes:
