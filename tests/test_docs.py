@@ -16,6 +16,7 @@ from daemon import Launch, free_ports
 from proxy import config
 from proxy.cli.exits import Exit
 from proxy.cli.install import ENABLE
+from proxy.core import search
 from proxy.core.findings import RULES
 from proxy.daemon import needs_restart
 
@@ -217,3 +218,22 @@ def test_every_finding_is_explained() -> None:
     head = "| rule | | seen | and then |\n| --- | --- | --- | --- |"
 
     assert f"<!-- rules -->\n{head}\n{chr(10).join(rows)}\n<!-- /rules -->" in page
+
+
+def test_every_field_of_a_filter_is_documented_with_its_choices() -> None:
+    """And whatever is written there as a filter is one."""
+    document = (ROOT / "docs" / "filter.md").read_text()
+    rows = {
+        field: row
+        for row in document.splitlines()
+        for field in re.findall(r"`([a-z]+):`", row.partition(" | ")[0])
+    }
+    assert not set(search.FIELDS) - set(rows)
+    for field in search.FIELDS:
+        for choice in search.choices(field):
+            if field not in ("state", "rule"):
+                assert f"`{choice}`" in rows[field], (field, choice)
+    (example,) = [body for _, body in FENCE.findall(document)]
+    written = [example, *re.findall(r"`(!?[a-z][a-z0-9.]*:[^`\s]+)`", document)]
+    for text in written:
+        search.parse(text.replace("\\|", "|").strip())

@@ -171,6 +171,11 @@ class Plan:
         )
 
 
+def choices(field: str) -> tuple[str, ...]:
+    """What a field is one of; nothing where it is any text."""
+    return _CHOICES.get(field, ())
+
+
 # -- reading ---------------------------------------------------------------------------------
 
 
