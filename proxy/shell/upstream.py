@@ -76,10 +76,10 @@ class Upstream:
 
     async def send(self, request: Request) -> Reply | Failure:
         """What came back, or why nothing whole did."""
-        url = URL(self._origin + request.target.decode("ascii"), encoded=True)
         # A GET may have a body, and `ts` may be in it; a POST without one has the length 0.
         body = request.body if request.body or request.method == "POST" else None
         try:
+            url = URL(self._origin + request.target.decode("ascii"), encoded=True)
             async with self._session.request(
                 request.method, url, headers=_text(request), data=body, allow_redirects=False
             ) as response:
@@ -147,9 +147,21 @@ def _unreached(error: OSError | TimeoutError) -> Failure:
     )
 
 
+def _words(error: Exception) -> str:
+    """One line for a person, and for the log.
+
+    The library's own words quote the address, and with it the hit, or what the server said,
+    which may be an echo of it: only what the system says of a connection is passed on.
+    """
+    said = str(error) if isinstance(error, OSError) else type(error.__cause__).__name__
+    if said == "NoneType":
+        return type(error).__name__
+    return f"{type(error).__name__}: {' '.join(said.split())}"[:200]
+
+
 def _failure(error: Exception) -> Failure:
     """The table of what can go wrong, most certain first; all before CUT sent nothing."""
-    detail = f"{type(error).__name__}: {error}".splitlines()[0][:200]
+    detail = _words(error)
     kinds: tuple[tuple[type[Exception] | tuple[type[Exception], ...], Fault], ...] = (
         (aiohttp.ConnectionTimeoutError, Fault.CONNECT_TIMEOUT),
         (aiohttp.ClientConnectorDNSError, Fault.DNS),
