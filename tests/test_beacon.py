@@ -444,12 +444,16 @@ def test_a_resent_copy_is_known_by_its_random_segment() -> None:
         get(target.replace(b"s848", b"s849"), agent),
         get(target.replace(b"ts=5", b"ts=6"), agent),
         get(target, ((b"User-Agent", b"UA2"),)),
+        get(target, (*agent, (b"Cookie", b"s_vi=one"))),
+        get(target, (*agent, (b"Cookie", b"s_vi=two"))),
+        get(target, (*agent, (b"X-Forwarded-For", b"198.51.100.7"))),
         Request("POST", target, agent),
         Request("GET", target, agent, b"x"),
     ]
     keys = {copy_key(other) for other in others}
     assert len(keys) == len(others)
     assert keys.isdisjoint({key, None})
+    assert copy_key(get(target, agent), "192.168.1.7") not in {*keys, key}
 
 
 @pytest.mark.parametrize(

@@ -922,13 +922,14 @@ async def test_copies_of_what_the_disk_refuses_are_refused_each(port: Port) -> N
 async def test_a_copy_after_a_restart_is_still_one(listen: Listen, open_queue: OpenQueue) -> None:
     """The crash may have kept the answer from the client."""
     first = await listen()
-    await ask(first.address, get(HIT, b"User-Agent: UA1"))
+    visitor = b"Cookie: other=1; s_vi=[CS]v1|2A00000000000000-4000000000000001[CE]"
+    await ask(first.address, get(HIT, b"User-Agent: UA1", visitor))
     await ask(first.address, post(b"/b/ss/opt/1/v/s1234", b"a=b"))
     await first.intake.close(0)
     await first.queue.close()
     again = await listen(queue=await open_queue())
     await again.intake.remember_newest()
-    assert (await ask(again.address, get(HIT, b"User-Agent: UA1"))).status == 200
+    assert (await ask(again.address, get(HIT, b"User-Agent: UA1", visitor))).status == 200
     assert (await ask(again.address, post(b"/b/ss/opt/1/v/s1234", b"a=b"))).status == 200
     assert (again.stored, again.repeated) == (2, 2)
     await ask(again.address, post(b"/b/ss/opt/1/v/s1234", b"a=c"))
@@ -942,6 +943,8 @@ async def test_a_copy_after_a_restart_is_still_one(listen: Listen, open_queue: O
         get(HIT + b"&"),
         post(HIT),
         get(HIT, b"User-Agent: UA2"),
+        get(HIT, b"Cookie: s_vi=[CS]v1|2A00000000000000-4000000000000001[CE]"),
+        get(HIT, b"X-Forwarded-For: 198.51.100.7"),
     ],
 )
 async def test_what_differs_at_all_is_another_hit(port: Port, other: bytes) -> None:

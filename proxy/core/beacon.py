@@ -38,6 +38,9 @@ INSERTION = "6"
 # image with a constant segment is a new hit each time.
 RANDOM = re.compile(rb"s[0-9]{3,20}")
 
+# The headers that a resent copy has in common with the hit.
+OF_A_COPY = frozenset({b"user-agent", b"cookie", b"x-forwarded-for"})
+
 # What a walk along `a=1&c.&b=2&.c` must see: the few names we act on at depth 0, and the
 # openers (`c.`) and closers (`.c`) that change the depth.  Values are skipped in C.
 # The end is `\Z`: `$` would also match before a line feed, which is a byte like others here.
@@ -244,15 +247,17 @@ def lane(upstream: bytes, suites: tuple[str, ...], visitor: bytes) -> int:
     return int.from_bytes(hashlib.blake2b(name, digest_size=8).digest(), "big") >> 1
 
 
-def copy_key(request: Request) -> bytes | None:
+def copy_key(request: Request, peer: str = "") -> bytes | None:
     """What a resent copy of a hit has in common with it; None when no copy can be told.
 
     A client whose answer got lost sends the byte-identical request again, its random
-    segment included.
+    segment included.  `request` as it is stored, so that what was stored before a restart is
+    known after it.  Some clients draw no random segment but have a constant one: whatever may
+    tell their visitors apart counts too, the address `peer` last of all.
     """
     segments = request.target.partition(b"?")[0].split(b"/", 7)
     if len(segments) < 7 or not RANDOM.fullmatch(segments[6]):
         return None
-    agent = headers.first(request.headers, b"user-agent") or b""
-    seen = b"\0".join((request.method.encode(), agent, request.target, request.body))
-    return hashlib.blake2b(seen, digest_size=16).digest()
+    seen = [request.method.encode(), peer.encode(), request.target, request.body]
+    seen += [value for name, value in request.headers if name.lower() in OF_A_COPY]
+    return hashlib.blake2b(b"\0".join(seen), digest_size=16).digest()

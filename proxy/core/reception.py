@@ -113,7 +113,9 @@ def _hit(request: Request, peer: str, suites: Suites, origin: bytes | None) -> T
     )
     accepted = answer.accepted(said.kind, method=request.method, origin=origin, callback=callback)
     otherwise = answer.unstored(RETRY_AFTER_S, origin=origin)
-    return Take(rows, wire.pack(kept), accepted, otherwise, beacon.copy_key(request), said.suites)
+    # Of one address are all clients of this machine, and a restart does not know the others.
+    copy = beacon.copy_key(kept, "" if peer.startswith("127.") else peer)
+    return Take(rows, wire.pack(kept), accepted, otherwise, copy, said.suites)
 
 
 def _kept(request: Request, peer: str) -> Request:
