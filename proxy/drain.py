@@ -12,11 +12,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import traceback
 from collections import Counter, OrderedDict, deque
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
 from math import inf
+from pathlib import Path
 from typing import Protocol, TypeVar
 
 import structlog
@@ -155,6 +157,7 @@ class Drain:
         self._paused = False
         self._afresh = True
         self._ending = asyncio.Event()
+        self._held_may_be_gone = False
         self._moved_at = 0.0  # when the drain last tried something, or could not
         self._told: bool | None = None  # whether the log last said online
 
@@ -229,6 +232,8 @@ class Drain:
                     if self._afresh and not self._flying:
                         await self._begin()
                     self._notice()
+                    if self._held_may_be_gone:
+                        await self._look_at_held()
                     await self._read_ahead()
                     await self._launch(sends)
                 except QueueError as error:
@@ -274,7 +279,19 @@ class Drain:
         if self._hits.gone != self._gone and now >= self._gone_at + AGAIN_S:
             self._gone_at = now
             self._forget()
+            self._held_may_be_gone = bool(self._held_lanes)
         self._schedule.release(now)
+
+    async def _look_at_held(self) -> None:
+        """Limits took hits away: behind which held ones nobody need wait any more."""
+        self._held_may_be_gone = False
+        known = set(self._held_lanes)
+        try:
+            left = await self._hits.held_lanes()
+        except QueueError:
+            self._held_may_be_gone = True
+            raise
+        self._held_lanes -= known - left
 
     def _forget(self) -> None:
         """Drop what limits took away: only now and then, for `begin` sees the rest."""
@@ -429,8 +446,8 @@ class Drain:
         try:
             failure = await self._road.probe()
         except Exception as error:
-            log.exception("a probe failed in a way nobody foresaw")
-            failure = Failure(Fault.CONNECT, f"{type(error).__name__}: {error}")
+            log.error("a probe failed in a way nobody foresaw", **_where(error))
+            failure = Failure(Fault.CONNECT, type(error).__name__)
         now = asyncio.get_running_loop().time()
         if failure is None:
             self.link.probe_succeeded(now)
@@ -492,10 +509,15 @@ class Drain:
         Unless its suites are described by now: then the earlier ones are about to be
         released, or left in some other way, and to hold this one would come too late for that.
         """
+        again_at = asyncio.get_running_loop().time() + AGAIN_S
+        if self._hits.gone != self._gone or self._held_may_be_gone:
+            # A limit took hits a moment ago; the held one may be among them.
+            self._schedule.deferred(hit.lane, again_at)
+            return
         if any(self.suites.of(rsid).timestamps is Timestamps.UNKNOWN for rsid in suites):
             await self._hold(hit, suites, "an earlier hit of the same visitor is held")
             return
-        self._schedule.deferred(hit.lane, asyncio.get_running_loop().time() + AGAIN_S)
+        self._schedule.deferred(hit.lane, again_at)
         if hit.lane not in await self._insist(self._hits.held_lanes):
             self.start_over()
 
@@ -529,8 +551,8 @@ class Drain:
             # One strange hit or answer must not end the process, and again at each start.
             # As a failure it has its attempts, and if it is ours and not the hit's, the link
             # goes down and keeps the others.
-            log.exception("a send failed in a way nobody foresaw", hit=hit.id)
-            return Retry(f"{type(error).__name__}: {error}", ambiguous=True), None
+            log.error("a send failed in a way nobody foresaw", hit=hit.id, **_where(error))
+            return Retry(type(error).__name__, ambiguous=True), None
         return judged, reply.status if isinstance(reply, Reply) else None
 
     def _compare_clocks(self, reply: Reply | Failure) -> None:
@@ -665,6 +687,8 @@ class Drain:
             log.warning("hit is held", hit=hit.id, suites=",".join(suites), reason=reason)
             self._held_lanes.add(hit.lane)
         await self._insist(lambda: self._hits.hold(hit, suites, reason))
+        # Once more: who looked meanwhile which lanes hold any did not find this one.
+        self._held_lanes.add(hit.lane)
         self._leave(hit.id, hit.lane)
 
     def _leave(self, hit: int, lane: int) -> None:
@@ -703,6 +727,13 @@ class Drain:
             log.info("online: the collection server takes hits")
         else:
             log.warning("offline: hits are kept until it answers", reason=self.last_failure)
+
+
+def _where(error: Exception) -> dict[str, str]:
+    """What arose where, and none of its words: they may quote a hit."""
+    frames = reversed(traceback.extract_tb(error.__traceback__)[-6:])
+    at = " < ".join(f"{Path(frame.filename).name}:{frame.lineno}" for frame in frames)
+    return {"error": type(error).__name__, "at": at}
 
 
 async def _wait(event: asyncio.Event, until: float | None) -> None:

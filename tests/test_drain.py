@@ -377,6 +377,26 @@ async def test_a_late_hit_of_an_unknown_suite_is_held_and_its_visitor_with_it(
     assert (queue.ledger.held, queue.ledger.delivered) == (0, 4)
 
 
+async def test_behind_a_held_hit_that_is_gone_nobody_waits(
+    open_queue: OpenQueue, adobe: FakeCollector
+) -> None:
+    """It expired, and the next fresh hit of its visitor goes like everybody's."""
+    clock = FakeClock()
+    queue = await open_queue(Limits(max_age_s=300, min_free_disk=0), clock=clock)
+    await accept(queue, "p1", suite="unknown")
+    clock.passes(61)
+    async with draining(queue, adobe):
+        await until(queue, lambda: queue.ledger.held == 1)
+        clock.passes(300)
+        await queue.tidy()
+        assert (queue.ledger.expired, queue.ledger.held) == (1, 0)
+        await accept(queue, "p2", suite="unknown")
+        await empty(queue)
+
+    assert visitors(adobe)[b"v0"] == ["p2"]
+    assert queue.ledger.delivered == 1
+
+
 async def test_held_hits_are_still_in_the_way_after_a_restart(
     open_queue: OpenQueue, adobe: FakeCollector
 ) -> None:
