@@ -30,7 +30,7 @@ from proxy.core.limits import Limits
 from proxy.core.link import State
 from proxy.desk import Desk
 from proxy.drain import Drain, Policy
-from proxy.errors import ConfigError
+from proxy.errors import ConfigError, QueueError
 from proxy.incoming import Incoming
 from proxy.live import Live
 from proxy.monitor import Monitor
@@ -97,7 +97,7 @@ async def run(
             reached(Point.START_REMEMBERED)
             drain = daemon.drain
             draining = loops.create_task(drain.run()) if drain is not None else None
-            keeping = loops.create_task(house.keep(daemon.desk, daemon.boss))
+            keeping = loops.create_task(house.keep(daemon.desk, daemon.boss, daemon.release))
             changing = loops.create_task(daemon.change(reloads or asyncio.Queue()))
             listeners = await daemon.listen(sockets or {})
             reached(Point.START_LISTENING)
@@ -168,6 +168,7 @@ class Daemon:
             loop.time,
             suites=lambda: self.intake.suites,
             settings=shown,
+            timeout_s=0.0 if settings.upstream is None else settings.upstream.timeout,
         )
         self.intake = Intake(queue, suites, lambda: received(queue), self._identify)
         self.reading = Reading(queue, self.drain, lambda: self.intake.suites, self.server)
@@ -184,12 +185,13 @@ class Daemon:
             ],
         )
         self._tls: ssl.SSLContext | None = None
+        self._released: tuple[Config, int] | None = None  # what release last ran to the end with
 
     async def remember(self) -> None:
         """What the queue file and people left behind."""
         for line in self.queue.salvaged:
             log.error(line)
-        await release(self.settings, self.queue)
+        await self.release()
         await self.desk.remember()
         await self.intake.remember_newest()
 
@@ -270,9 +272,21 @@ class Daemon:
             self.drain.change_policy(replace(changed, concurrency=self.drain.policy.concurrency))
         logs.set_level(settings.log.level)
         self.settings = settings
-        if await release(settings, self.queue) and self.drain is not None:
-            self.drain.start_over()
+        await self.release()
         log.info("reloaded")
+
+    async def release(self) -> None:
+        """Held hits go whose report suites are described by now."""
+        asked = self.settings, self.queue.ledger.held
+        if not asked[1] or asked == self._released:
+            return
+        try:
+            if await release(self.settings, self.queue) and self.drain is not None:
+                self.drain.start_over()
+        except QueueError as error:
+            log.warning("held hits could not be released", reason=str(error))
+        else:
+            self._released = self.settings, self.queue.ledger.held
 
     def _load_certificate(self, settings: Config) -> None:
         # New connections get the new certificate; those that are open keep the old one.

@@ -48,6 +48,7 @@ class Desk:
     started: float
     loop_time: Callable[[], float]
     offline_until_ms: float | None = None  # None: not held; inf: until told otherwise
+    timeout_s: float = 0.0  # how long one send may take
     noted_s: int = -1  # the second of the chart's last point
     suites: Callable[[], Suites] = lambda: Suites({})
     settings: Callable[[], dict[str, Any]] = dict
@@ -147,7 +148,7 @@ class Desk:
                 await self.queue.setting(OFFLINE)
         except (TimeoutError, QueueError):
             return False
-        return self.stuck_s() < STUCK_S
+        return self.stuck_s() < max(STUCK_S, 2 * self.timeout_s)
 
     def stuck_s(self) -> float:
         """For how long hits that may be sent have been waiting without anything being tried."""
@@ -223,7 +224,13 @@ class Desk:
             return None
         left_s = (self.offline_until_ms - self.queue.clock.wall_ms()) / 1000
         if left_s <= 0:
-            await self.go_online()
+            self._held(None)
+            log.info("forwarding again")
+            try:
+                await self.queue.set(OFFLINE, None)
+            except QueueError as error:
+                # What stays in the file is over at the next start, too.
+                log.warning("the end of being held offline is not on disk", reason=str(error))
             return None
         return left_s
 

@@ -445,8 +445,8 @@ class Drain:
     async def _probe(self) -> None:
         try:
             failure = await self._road.probe()
-        except Exception as error:
-            log.error("a probe failed in a way nobody foresaw", **_where(error))
+        except Exception as error:  # noqa: BLE001 - its kind and place are logged
+            log.error("a probe failed in a way nobody foresaw", **_where(error))  # noqa: TRY400
             failure = Failure(Fault.CONNECT, type(error).__name__)
         now = asyncio.get_running_loop().time()
         if failure is None:
@@ -547,11 +547,11 @@ class Drain:
             if isinstance(judged, Follow):
                 reply = await self._road.send(following(request, judged))
                 judged = self._judge(kind, reply, followed=True)
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 - its kind and place are logged
             # One strange hit or answer must not end the process, and again at each start.
             # As a failure it has its attempts, and if it is ours and not the hit's, the link
             # goes down and keeps the others.
-            log.error("a send failed in a way nobody foresaw", hit=hit.id, **_where(error))
+            log.error("a send failed in a way nobody foresaw", hit=hit.id, **_where(error))  # noqa: TRY400
             return Retry(type(error).__name__, ambiguous=True), None
         return judged, reply.status if isinstance(reply, Reply) else None
 

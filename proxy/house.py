@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 
 import structlog
 
@@ -27,8 +27,14 @@ log = structlog.get_logger()
 TIDY_S = 10.0
 
 
-async def keep(desk: Desk, supervisor: Supervisor) -> None:
-    """For ever, every ten seconds or as often as a sign of life is wanted."""
+async def keep(
+    desk: Desk, supervisor: Supervisor, release: Callable[[], Awaitable[None]] | None = None
+) -> None:
+    """For ever, every ten seconds or as often as a sign of life is wanted.
+
+    `release` lets held hits go that nothing holds any more: one that was being held while a
+    reload told its suite's mode, or that the disk did not let go.
+    """
     loop = asyncio.get_running_loop()
     tidied = -TIDY_S
     told = ""
@@ -39,6 +45,8 @@ async def keep(desk: Desk, supervisor: Supervisor) -> None:
             try:
                 await desk.queue.tidy()
                 await desk.note_point()
+                if release is not None:
+                    await release()
             except QueueError as error:
                 log.warning("the queue could not be tidied", reason=str(error))
             before, counted = counted, _losses(desk.queue)
