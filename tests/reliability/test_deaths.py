@@ -12,8 +12,6 @@ import pytest
 
 from proxy.points import Point
 
-pytestmark = pytest.mark.long
-
 MOST_DOUBLED = 13  # who may be in flight: eight visitors, and five hits left by another death
 
 

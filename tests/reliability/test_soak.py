@@ -4,12 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import pytest
 import soak
 
-pytestmark = pytest.mark.long
-
-SECONDS = 60.0
+SECONDS = 30.0
 
 
 async def test_through_everything_the_equation_stays_exact(tmp_path: Path) -> None:
@@ -17,4 +14,4 @@ async def test_through_everything_the_equation_stays_exact(tmp_path: Path) -> No
     found = await soak.soak(tmp_path, seed=1, seconds=SECONDS)
 
     assert not found.wrong, found
-    assert found.phases.total() >= 10, found
+    assert found.phases.total() >= 4, found
