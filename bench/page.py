@@ -69,7 +69,7 @@ def looking(port: int, how: str) -> Iterator[None]:
             search(port, "rule:L4", stop)
 
     def listens() -> None:
-        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=5)
+        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
         connection.request("GET", "/api/v1/events")
         answer = connection.getresponse()
         while not stop.is_set() and answer.readline():
