@@ -253,6 +253,25 @@ async def test_a_suite_s_numbers_are_those_of_its_hits(queue: Queue) -> None:
     assert other["findings"]["N2"] == 10
 
 
+async def test_suites_are_counted_part_by_part(
+    queue: Queue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However little time there is at once, each hit is counted, and once."""
+    ids = await filled(queue, 20)
+    monkeypatch.setattr(browse, "MOST_ROWS", 3)
+    parts: list[dict[str, Any]] = []
+    with Browser(queue.path, work_s=0.0) as browser:
+        cursor = None
+        while not parts or not parts[-1]["complete"]:
+            parts.append(browser.suites(cursor))
+            cursor = parts[-1]["cursor"]
+
+    assert len(parts) > 3
+    counted = [suite for part in parts for suite in part["suites"]]
+    assert sum(suite["waiting"] + suite["dead"] for suite in counted) == len(ids) - 4
+    assert sum(bool(suite["findings"]) for suite in counted) <= 1
+
+
 async def test_strangers_cannot_make_the_table_of_suites_grow(
     queue: Queue, monkeypatch: pytest.MonkeyPatch
 ) -> None:

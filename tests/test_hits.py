@@ -11,12 +11,17 @@ import aiohttp
 import pytest
 from daemon import Reached, Serve, Served, hit
 from test_admin import OPTIONAL, SECRET, Broken, bereaved, guarded, problem
+from test_browse import new_hit
 
+from proxy import reading as reading_module
 from proxy.core.findings import RULES
+from proxy.core.hit import Suites
 from proxy.errors import QueueUnavailable
 from proxy.fake import FakeCollector
+from proxy.reading import Reading
 from proxy.shell.admin import Admin
 from proxy.shell.hits import Hits
+from proxy.shell.queue import Queue
 
 __all__ = ["bereaved", "guarded"]  # fixtures that live in `test_admin`
 
@@ -173,6 +178,25 @@ async def test_dead_letters_are_grouped(bereaved: Served) -> None:
         (404, 2, ["buried"]),
         (410, 1, ["gone"]),
     ]
+
+
+async def test_the_numbers_of_suites_are_whole_and_kept_a_moment(
+    queue: Queue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A page that asks each second does not have every hit counted each second."""
+    await queue.add([new_hit(number) for number in range(1_200)])
+    monkeypatch.setattr(reading_module, "KEEP_S", 60.0)
+    reading = Reading(queue, None, lambda: Suites({}))
+    try:
+        first = json.loads(await reading.suites())
+        await queue.add([new_hit(1_200)])
+        again = json.loads(await reading.suites())
+    finally:
+        await reading.close()
+
+    assert first["complete"]
+    assert first["suites"][0]["waiting"] == 1_200
+    assert again == first
 
 
 async def test_suites_have_their_numbers(bereaved: Served) -> None:

@@ -323,11 +323,12 @@ class Browser:
             group["suites"] = sorted(group["suites"])
         return {"groups": found, "complete": complete}
 
-    def suites(self) -> Json:
-        """What there is of each report suite; `complete` false when only the newest were counted.
+    def suites(self, cursor: int | None = None) -> Json:
+        """What there is of each report suite, as far as the time went; the rest from `cursor` on.
 
-        Findings are those of a sample: the newest hits.
+        Findings are those of a sample, and in the first answer: the newest hits.
         """
+        looked = _Looked(cursor, self._work_s)
         found: dict[str, Json] = {rsid: self._suite(rsid) for rsid in self.told.suites.known}
 
         def of(rsid: str) -> Json:
@@ -335,24 +336,27 @@ class Browser:
                 rsid = OTHER
             return found.setdefault(rsid, self._suite(rsid))
 
-        for row in itertools.islice(self._below(NEWEST, STATES, SAMPLE), SAMPLE):
-            seen = self.see(self._kept(row))
-            for rsid in seen.suites:
-                rules = of(rsid)["findings"]
-                for rule in {finding.rule for finding in seen.findings}:
-                    rules[rule] = rules.get(rule, 0) + 1
-        complete = self._count(of)
-        return {"suites": list(found.values()), "complete": complete}
+        if cursor is None:
+            for row in itertools.islice(self._below(NEWEST, STATES, SAMPLE), SAMPLE):
+                seen = self.see(self._kept(row))
+                for rsid in seen.suites:
+                    rules = of(rsid)["findings"]
+                    for rule in {finding.rule for finding in seen.findings}:
+                        rules[rule] = rules.get(rule, 0) + 1
+        self._count(looked, of)
+        return {
+            "suites": list(found.values()),
+            "cursor": None if looked.complete else looked.at,
+            "complete": looked.complete,
+        }
 
-    def _count(self, of: Callable[[str], Json]) -> bool:
-        """Count each hit with its suites; whether all were counted."""
-        until = time.monotonic() + self._work_s
+    def _count(self, looked: _Looked, of: Callable[[str], Json]) -> None:
+        """Count each hit with its suites, until the time is up."""
         day_ago_ms = time.time() * 1000 - DAY_MS
         boots = self._read_boots()
-        at = NEWEST
-        while rows := self._rows(_OF_SUITES, at, MOST_ROWS, HEAD):
+        while rows := self._rows(_OF_SUITES, looked.at, MOST_ROWS, HEAD):
             for id_, boot, received_ms, suites, head, dead, delivered_ms in rows:
-                at = id_
+                looked.at = id_
                 is_new = boots.wall_ms(Received(boot, received_ms)) >= day_ago_ms
                 for suite in map(of, _suites(suites, head)):
                     suite["received_24h"] += is_new
@@ -362,9 +366,11 @@ class Browser:
                         suite["waiting"] += 1
                     else:
                         suite["delivered_24h"] += delivered_ms >= day_ago_ms
-            if time.monotonic() >= until:
-                return len(rows) < MOST_ROWS
-        return True
+            if len(rows) < MOST_ROWS:
+                break
+            if looked.is_over:
+                return
+        looked.complete = True
 
     def _suite(self, rsid: str) -> Json:
         suites = self.told.suites
