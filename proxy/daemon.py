@@ -120,6 +120,7 @@ async def run(
             changing.cancel()
             keeping.cancel()
             daemon.events.end()
+            daemon.hits.end()
             await daemon.admin.close()
             await daemon.reading.close()
             # 4. What is known goes to disk.
@@ -173,11 +174,12 @@ class Daemon:
         self.intake = Intake(queue, suites, lambda: received(queue), self._identify)
         self.reading = Reading(queue, self.drain, lambda: self.intake.suites, self.server)
         incoming = Incoming(queue, lambda: self.intake.suites, is_capture=settings.upstream is None)
+        self.hits = Hits(self.reading)
         self.events = Events(Live(self.desk, self.reading))
         self.admin = Admin(
             self.desk,
             [
-                Hits(self.reading),
+                self.hits,
                 Given(incoming, self.reading),
                 Metrics(Monitor(self.desk, self.reading, self.intake.received)),
                 self.events,

@@ -123,6 +123,18 @@ async def test_a_wait_ends_with_its_time(served: Served) -> None:
     assert len(found["hits"]) == 1
 
 
+async def test_a_wait_ends_with_the_daemon(served: Served) -> None:
+    """Whoever waits for hits must not keep a stop waiting; and is told that they did not come."""
+    waiting = asyncio.create_task(served.ask("/api/v1/hits/wait?timeout=10"))
+    await served.until(lambda _: True)
+    began = asyncio.get_running_loop().time()
+
+    await served.stop()
+
+    assert not (await waiting).json()["met"]
+    assert asyncio.get_running_loop().time() - began < 5
+
+
 @pytest.mark.parametrize("length", ["-1", "x", "1e9", "nan", "inf"])
 async def test_a_wait_of_no_sensible_length_is_refused(served: Served, length: str) -> None:
     problem(await served.ask(f"/api/v1/hits/wait?timeout={length}"), 400)

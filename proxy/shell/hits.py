@@ -56,6 +56,7 @@ class Hits:
     def __init__(self, reading: Reading) -> None:
         self._reading = reading
         self._waiting = 0
+        self._ending = False
 
     def routes(self) -> list[web.RouteDef]:
         return [
@@ -73,6 +74,10 @@ class Hits:
             web.post("/api/v1/hits/requeue", self._requeue),
             web.post("/api/v1/hits/discard", self._discard),
         ]
+
+    def end(self) -> None:
+        """Nobody waits for hits any longer: the daemon stops."""
+        self._ending = True
 
     # -- looking ---------------------------------------------------------------------------
 
@@ -121,10 +126,12 @@ class Hits:
                 moment = self._reading.moment()
                 hits = await self._newest(_q(request), count)
                 # (A question on its way is not cut short: it is over soon.)
-                if len(hits) >= count or loop.time() >= until:
+                if len(hits) >= count or loop.time() >= until or self._ending:
                     return web.json_response({"hits": hits, "met": len(hits) >= count})
                 # Counters, which are looked at for nothing; an event would cost each hit.
-                while self._reading.moment() == moment and loop.time() < until:  # noqa: ASYNC110
+                while (  # noqa: ASYNC110 - as said
+                    self._reading.moment() == moment and loop.time() < until and not self._ending
+                ):
                     await asyncio.sleep(LOOK_AGAIN_S)
         finally:
             self._waiting -= 1
