@@ -48,8 +48,15 @@ export class Dead {
       return
     }
     const heads = ["Reason", "Hits", "Suites", "First", "Last", "Next step"]
+    const all = h(
+      "div",
+      { class: "buttons" },
+      h("button", { type: "button", onclick: () => this.#done(() => post("hits/requeue", { all: true })) }, "Requeue all"),
+      h("a", { class: "button", href: address("hits.ndjson", { q: "state:dead" }), download: "dead.ndjson" }, "Export all"),
+    )
     put(
       this.place,
+      groups.length > 1 ? all : null,
       h(
         "table",
         { class: "dead-groups" },

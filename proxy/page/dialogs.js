@@ -9,7 +9,7 @@ export function box(title, content, buttons = [["", "Close"]]) {
   const form = h(
     "form",
     { method: "dialog" },
-    h("h2", { id: "box-title" }, title),
+    h("h2", { id: "box-title", tabindex: "-1", autofocus: true }, title),
     content,
     h(
       "div",

@@ -8,11 +8,13 @@ Non-rule: nothing is decoded here, no filter is read. */
 
 import { address, get, Problem, post, text } from "./ask.js"
 import { Bars } from "./bars.js"
+import { begin } from "./begin.js"
 import { box, copy, flash } from "./dialogs.js"
 import { h, put } from "./dom.js"
 import { Hit } from "./hit.js"
 import { HELP, STATES, stateOf, withoutState, withState, withTime } from "./query.js"
-import { clock, kind, moment, number, plural, rules, state } from "./words.js"
+import { row } from "./row.js"
+import { clock, number, plural } from "./words.js"
 
 const PAGE = 100
 const MOST = 500
@@ -219,6 +221,7 @@ export class Hits {
   #faulted(problem) {
     this.box.toggleAttribute("aria-invalid", problem !== null)
     this.table.classList.toggle("old", problem !== null)
+    if (problem !== null && !this.order.length) this.table.hidden = true
     if (problem === null) {
       put(this.faulty)
       return
@@ -319,36 +322,7 @@ export class Hits {
   }
 
   #row(hit) {
-    const found = rules(hit.findings, titles ?? undefined)
-    const others = hit.suites.length > 1 ? ` +${hit.suites.length - 1}` : ""
-    const shown = hit.title || "(no name)"
-    return h(
-      "tr",
-      { "data-id": hit.id },
-      h(
-        "td",
-        { class: "pick" },
-        h("input", { type: "checkbox", "aria-label": `Select ${shown}, hit ${hit.id}`, checked: this.selected.has(hit.id) }),
-      ),
-      h("td", { class: "received" }, moment(hit.received_ms)),
-      h("td", { class: "type" }, kind(hit.kind)),
-      h(
-        "td",
-        { class: "page" },
-        h("a", { href: this.#at(hit.id), title: shown }, shown),
-        h("small", { class: "narrow" }, rules(hit.findings).map((one) => [one, " "]), hit.suites[0] ?? "no suite", others, hit.events.length ? ` · ${hit.events.join(", ")}` : ""),
-      ),
-      h("td", { class: "events wide", title: hit.events.join(", ") }, hit.events.join(", ") || "–"),
-      h("td", { class: "suite wide", title: hit.suites.join(", ") }, hit.suites.length ? `${hit.suites[0]}${others}` : "none"),
-      h("td", { class: "visitor wide", title: hit.visitor ? `${hit.visitor.kind} ${hit.visitor.value}` : null }, visitor(hit.visitor)),
-      h(
-        "td",
-        { class: "state" },
-        state(hit.state),
-        hit.ambiguous ? h("span", { class: "warn", title: "A send was cut before its answer: Adobe may have it already" }, " twice?") : null,
-      ),
-      h("td", { class: "findings" }, found.length ? found.map((one, at) => [at ? " " : "", one]) : "–"),
-    )
+    return row(hit, { href: this.#at(hit.id), isSelected: this.selected.has(hit.id), titles })
   }
 
   /** Put a hit's row anew, and leave the focus where it was. */
@@ -401,7 +375,7 @@ export class Hits {
 
   #empty() {
     const place = h("div", { class: "empty first" })
-    first(place, this.app)
+    begin(place, this.app)
     return place
   }
 
@@ -668,13 +642,6 @@ function added(sum, part) {
   return found
 }
 
-function visitor(one) {
-  if (!one) return h("span", { class: "muted" }, "none")
-  if (one.kind === "ip") return h("span", { class: "muted" }, "IP + agent")
-  const value = one.value.length > 8 ? `…${one.value.slice(-4)}` : one.value
-  return [h("span", { class: "muted" }, `${one.kind} `), value]
-}
-
 function help() {
   box("How to filter", [
     h("p", {}, "Words beside each other must all hold. A word is found within a value, in any case."),
@@ -685,66 +652,4 @@ function help() {
       h("tbody", {}, HELP.map(([what, finds]) => h("tr", {}, h("th", { scope: "row" }, h("code", {}, what)), h("td", {}, finds)))),
     ),
   ])
-}
-
-/** What to do when nothing has come yet. */
-async function first(place, app) {
-  let listen = null
-  let suite = null
-  try {
-    listen = (await get("config")).values.listen
-    suite = (await get("suites")).suites.find((one) => one.listed)?.suite
-  } catch {
-    // Then the address is the usual one, and so is the suite.
-  }
-  const send = () => app.attempt(() => post("test-hit", suite ? { suite } : {}))
-  const beacons = whole(listen?.address?.value) ?? "127.0.0.1:8277"
-  const tls = whole(listen?.tls_address?.value)
-  const curl = `curl 'http://${beacons}/b/ss/${suite ?? "examplersid"}/1/s1?AQB=1&pageName=Home&AQE=1'`
-  const setting = (who, how) => h("tr", {}, h("th", { scope: "row" }, who), h("td", {}, how))
-  const code = (text) => h("code", {}, text)
-  put(
-    place,
-    h("h2", {}, "No hits yet"),
-    h("p", {}, "Listening on ", code(`http://${beacons}`), tls ? [" and ", code(`https://${tls}`)] : null, "."),
-    h(
-      "p",
-      { class: "line" },
-      code(curl),
-      h("button", { type: "button", onclick: (event) => copy(curl, event.currentTarget) }, "Copy"),
-      h("button", { type: "button", class: "strong", onclick: send }, "Send a test hit"),
-    ),
-    h("h3", {}, "Point your app at it"),
-    h(
-      "table",
-      { class: "plain" },
-      h("thead", {}, h("tr", {}, h("th", { scope: "col" }, "Client"), h("th", { scope: "col" }, "Setting"))),
-      h(
-        "tbody",
-        {},
-        setting("AppMeasurement", [code(`s.trackingServer = "${beacons}"`), ", on https pages ", code(`s.trackingServerSecure = "${tls ?? "host:port of the TLS listener"}"`)]),
-        setting("AEP Mobile SDK", [code("analytics.server"), ": ", code(tls ?? "the TLS listener"), "; it always uses https"]),
-        setting("Server code, scripts", "the host of the request's URL"),
-      ),
-    ),
-    h(
-      "details",
-      {},
-      h("summary", {}, "It doesn't show up?"),
-      h(
-        "ul",
-        {},
-        h("li", {}, "The mobile SDK, and every https page, want TLS: set ", code("listen.tls_address"), ", ", code("tls_cert"), " and ", code("tls_key"), "."),
-        h("li", {}, "From version 142 on Chrome asks the visitor whether a public site may reach this machine; without that permission the request never leaves, and a page without https is not even asked."),
-        h("li", {}, "In the Android emulator this machine is ", code("10.0.2.2"), "; another device needs ", code('listen.address = "0.0.0.0:8277"'), "."),
-        h("li", {}, "A page's Content-Security-Policy must allow the address in ", code("img-src"), " and ", code("connect-src"), "."),
-      ),
-    ),
-  )
-}
-
-/** An address as text, however the configuration shows it. */
-function whole(value) {
-  if (!value) return null
-  return typeof value === "string" ? value : `${value.host}:${value.port}`
 }
