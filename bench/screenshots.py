@@ -247,7 +247,7 @@ async def pictures(base: str) -> None:
 
         async def take(name: str, path: str, *, width: int = 1280, dark: bool = False) -> None:
             page = await browser.new_page(
-                viewport={"width": width, "height": 600 if width > 400 else 700},
+                viewport={"width": width, "height": 580 if width > 400 else 700},
                 color_scheme="dark" if dark else "light",
             )
             await page.goto(f"{base}{path}")
