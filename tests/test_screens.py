@@ -20,6 +20,7 @@ from daemon import Serve, Served
 from test_browser import chromium
 
 from proxy import fake
+from proxy.core import search
 from proxy.fake import FakeCollector
 
 if TYPE_CHECKING:
@@ -668,6 +669,21 @@ def test_the_page_never_makes_markup_of_text() -> None:
         assert not sinks.search(file.read_text()), file.name
     index = (FOLDER / "index.html").read_text()
     assert not re.search(r"<script(?![^>]*\bsrc=)|\bstyle=|\son\w+=|https?:", index)
+
+
+def test_the_help_for_the_filter_is_true() -> None:
+    """Each example of the box is a filter; each field that is only named is one."""
+    listed = (FOLDER / "query.js").read_text().partition("export const HELP = [")[2]
+    examples = [
+        pair[0] or pair[1]
+        for pair in re.findall(r"""^  \[(?:"(.+?)"|'(.+?)'), """, listed, re.MULTILINE)
+    ]
+    assert len(examples) > 10
+    for example in examples:
+        for term in re.findall(r'"[^"]*"|\S+', example):
+            field = term.removesuffix(":")
+            value = {"after": "2026-02-02T10:30", "before": "2026-02-02"}.get(field, "1")
+            search.parse(f"{term}{value}" if term.endswith(":") else term)
 
 
 # -- keys ----------------------------------------------------------------------------------------
