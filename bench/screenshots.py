@@ -44,6 +44,8 @@ server = "{server}"
 timestamps = "optional"
 [suites.known.examplekiosk]
 timestamps = "required"
+[suites.known.examplelegacy]
+timestamps = "not-allowed"
 [suites.known.exampledev]
 timestamps = "unknown"
 [queue]
@@ -156,6 +158,7 @@ async def morning(adobe: FakeCollector, clock: Day, base: str) -> int:
     await adobe.until(lambda: len(adobe.answered) >= 90, 30)
     await send(base, clock, 3, suite="examplersld")
     await adobe.until(lambda: len(adobe.answered) >= 93, 30)
+    await send(base, clock, 2, suite="examplelegacy", ts=True)
     await asyncio.sleep(1)  # the answers are noted
     await adobe.cut()
     began_s = clock.wall_ms() // 1000
@@ -176,13 +179,21 @@ async def outage(clock: Day, base: str) -> None:
 
 
 async def send(
-    base: str, clock: Day, count: int, suite: str = "examplersid", wait_s: float = 0
+    base: str,
+    clock: Day,
+    count: int,
+    suite: str = "examplersid",
+    wait_s: float = 0,
+    *,
+    ts: bool = False,
 ) -> None:
     rng = random.Random(count)
     async with aiohttp.ClientSession(headers={"User-Agent": AGENT}) as session:
         for number in range(count):
             clock.behind_s = max(0, clock.behind_s - wait_s * rng.uniform(0.5, 1.5))
-            url = f"{base}{hit(rng, suite, number, int(clock.wall_ms() / 1000))}"
+            now_s = clock.wall_ms() // 1000
+            url = base + hit(rng, suite, number, now_s)
+            url = url.replace("&AQE", f"&ts={now_s}&AQE") if ts else url
             async with session.get(URL(url, encoded=True)) as answer:
                 assert answer.status == 200, answer.status
                 await answer.read()
