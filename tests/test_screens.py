@@ -203,11 +203,15 @@ async def test_a_theme_that_was_chosen_stays(served: Served, look: Look) -> None
 
 async def test_nothing_moves_for_who_wants_it_still(served: Served, look: Look) -> None:
     screen = await look(served, "/hits")
-    await screen.page.emulate_media(reduced_motion="reduce")
+    await screen.has("Live", "#chip")
+    await screen.has("No hits yet")
     await send(served, beacon("Home"))
-    await screen.has("Home", "table")
-    row = screen.page.locator("table.hits tbody tr")
-    assert await row.evaluate("row => getComputedStyle(row).animationName") == "none"
+    row = screen.page.locator("table.hits tbody tr.new")
+    await row.wait_for()
+    name = "row => getComputedStyle(row).animationName"
+    assert await row.evaluate(name) == "came"
+    await screen.page.emulate_media(reduced_motion="reduce")
+    assert await row.evaluate(name) == "none"
 
 
 async def test_only_the_line_of_the_state_is_read_aloud(busy: Served, look: Look) -> None:
@@ -560,7 +564,7 @@ async def test_a_lost_daemon_is_said_and_found_again(serve: Serve, look: Look) -
 
 async def test_a_hidden_page_holds_no_connection(served: Served, look: Look) -> None:
     """A browser has six to a host: the seventh tab would wait for ever."""
-    screen = await look(served)
+    screen = await look(served, "/hits")
     page = screen.page
     await page.add_init_script(
         "{const Real = EventSource; window.streams = [];"
@@ -576,10 +580,13 @@ async def test_a_hidden_page_holds_no_connection(served: Served, look: Look) -> 
     await page.evaluate(hide, arg=True)
     await screen.has("Paused", "#chip")
     assert await page.evaluate("streams.map(one => one.readyState)") == [2]
+    seen = await look(served, "/hits")
+    await seen.has("Live", "#chip")
     await send(served, beacon("Home"))
+    await seen.rows(1)  # so it has been told of
     await page.evaluate(hide, arg=False)
     await screen.has("Live", "#chip")
-    await screen.has(re.compile("^1$"), ".figures")
+    await screen.rows(1)
 
 
 # -- guards --------------------------------------------------------------------------------------
@@ -753,3 +760,9 @@ async def test_a_dead_letter_goes_back_by_its_key(
     await screen.page.keyboard.press("j")
     await screen.page.keyboard.press("r")
     await bereaved.until(lambda status: status["dead"] == 2 and status["delivered"] == 1)
+    await screen.rows(2)
+    await screen.page.locator("td.page a").first.click()
+    await screen.press("Requeue", ".pane")
+    await screen.has("It waits again, as a hit of a new number.", ".pane")
+    await screen.rows(1)
+    await bereaved.until(lambda status: status["dead"] == 1 and status["delivered"] == 2)

@@ -8,6 +8,8 @@ import { copy } from "./dialogs.js"
 import { h, put } from "./dom.js"
 import { exact, kind, moment, severity, state } from "./words.js"
 
+const GONE =
+  "It is not kept any more. Delivered hits are kept for queue.keep_delivered; one that was requeued has a new number."
 const FOLDED = new Set(["technical", "retired", "hints"])
 
 export class Hit {
@@ -25,14 +27,19 @@ export class Hit {
     try {
       hit = await get(`hits/${this.id}`, more)
     } catch (error) {
-      if (this.app.screen?.hit !== this && this.app.screen?.hit !== undefined) return
-      const why = error.status === 404 ? "It is not kept any more: delivered hits are kept for queue.keep_delivered." : `${error.message}.`
+      if (!this.#isOpen) return
+      const why = error.status === 404 ? GONE : `${error.message}.`
       put(this.root, this.#head(`Hit ${this.id}`), h("p", { class: "bad" }, why))
       return
     }
-    if (!this.root.isConnected) return
+    if (!this.#isOpen) return
     this.hit = hit
     this.#show(hit, "unredacted" in more)
+  }
+
+  /** Not so when another was opened before the answer came. */
+  get #isOpen() {
+    return this.app.screen?.hit === this
   }
 
   /** The daemon says it is not as it was. */
@@ -86,7 +93,8 @@ export class Hit {
     const requeue = () =>
       this.app.attempt(async () => {
         await post("hits/requeue", { ids: [hit.id] })
-        await this.load()
+        put(this.root, this.#head(hit.title), h("p", {}, "It waits again, as a hit of a new number."))
+        this.app.screen.again()
         await this.app.refresh()
       })
     const retry = () =>

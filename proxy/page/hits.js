@@ -627,7 +627,8 @@ export class Hits {
       this.app.attempt(async () => {
         if (isDead) await post("hits/requeue", { ids: [id] })
         else await post("forwarding/retry")
-        if (row) flash(row.element.querySelector(".type"), isDead ? "requeued" : "trying")
+        if (isDead) this.#load()
+        else if (row) flash(row.element.querySelector(".type"), "trying")
         await this.app.refresh()
       })
     }
