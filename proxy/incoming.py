@@ -8,6 +8,7 @@ Source: docs/design/0001, 0002.
 
 from __future__ import annotations
 
+import math
 import secrets
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -51,7 +52,7 @@ class Incoming:
     async def bring(self, row: Mapping[str, Any]) -> list[int]:
         """Store the hit of one line of an export; the ids it got.  ValueError says why not."""
         at_ms = row.get("received_ms")
-        if at_ms is not None and (isinstance(at_ms, bool) or not isinstance(at_ms, int | float)):
+        if at_ms is not None and (type(at_ms) not in (int, float) or not math.isfinite(at_ms)):
             raise ValueError("received_ms is no number")
         return await self._store(render.request_of(row), at_ms)
 

@@ -210,6 +210,7 @@ async def test_delivered_hits_are_not_imported_without_a_word(
         ('{"target": "/b/ss/a b"}', "1 not taken"),
         ('{"target": "/index.html"}', "1 not taken"),
         ('{"target": "/b/ss/x/1", "received_ms": true}', "1 not taken"),
+        ('{"target": "/b/ss/x/1", "received_ms": NaN}', "1 not taken"),
     ],
 )
 async def test_a_file_without_hits_ends_with_1(

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
-from daemon import Serve, Served, hit
+from daemon import Launch, Serve, Served, hit
 from test_cli import run, shell_for, shell_without
 from verbs import running
 
@@ -84,6 +84,19 @@ async def test_what_comes_in_is_followed(served: Served, tmp_path: Path) -> None
 
     assert [line.split("  ")[2] for line in verb.lines] == ["p1", "p2", "p3", "p4"], "and no q9"
     assert (code, err) == (Exit.INTERRUPTED, "Following; Ctrl-C ends it.\n")
+
+
+async def test_a_daemon_that_is_restarted_is_followed_on(process: Launch, tmp_path: Path) -> None:
+    daemon = process()
+    await daemon.start()
+    await daemon.hits(range(1))
+    async with running(shell_for(daemon, tmp_path), "hits", "--follow") as verb:
+        await verb.says("p0")
+        await daemon.kill()
+        assert "waiting for it" in await verb.complains("waiting for it")
+        await daemon.start()
+        await daemon.hits(range(1, 2))
+        await verb.says("p1")
 
 
 async def test_an_expected_hit_may_still_be_on_its_way(served: Served, tmp_path: Path) -> None:

@@ -56,9 +56,13 @@ def export(
     """
     q = filters.read(filter_)
     kind = kind or _by_name(output)
+    if kind == "csv" and output is None and sys.stdout.isatty():
+        raise click.UsageError("CSV holds what strangers wrote as it stands: give --output")
     with kept.source(options) as source, _opened(output) as file:
         done = written = 0
-        with progress.counting(options, "exported", source.count(q)) as advance:
+        # To count what a filter means is as much work as to export it.
+        total = None if q else source.count("")
+        with progress.counting(options, "exported", total) as advance:
             try:
                 for chunk in source.export(kind, q, unredacted=unredacted):
                     file.write(chunk)

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import re
 import shutil
 import sys
@@ -159,6 +160,6 @@ def _hit(row: Any) -> tuple[Request, float | None]:
             request, at_ms = render.of_har(row)
         case _:
             raise ValueError("no hit of an export")
-    if at_ms is not None and type(at_ms) not in (int, float):
+    if at_ms is not None and (type(at_ms) not in (int, float) or not math.isfinite(at_ms)):
         raise ValueError("received_ms is no number")
     return replace(request, headers=headers.kept(request.headers, "")), at_ms

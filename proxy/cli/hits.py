@@ -125,15 +125,30 @@ def _follow(options: Options, q: str, limit: int) -> None:
     last = _last(source)
     _say(options, reversed([row for row in kept.newest(source, q, limit) if row["id"] <= last]))
     note(options, "Following; Ctrl-C ends it.")
+    is_there = True
     while True:
         sys.stdout.flush()
         time.sleep(AGAIN_S)
-        # A look at the newest hit of all is cheap; a search is not, where little matches.
-        newest = _last(source)
-        if newest > last:
-            rows = kept.newest(source, q, sys.maxsize, above=last)
-            _say(options, reversed([row for row in rows if row["id"] <= newest]))
-            last = newest
+        try:
+            rows, last = _since(source, q, last)
+        except ask.Unreachable as why:
+            # It may be restarted: whoever follows it wants to see what comes then.
+            if is_there:
+                note(options, f"{why.message}; waiting for it")
+            is_there = False
+        else:
+            is_there = True
+            _say(options, reversed(rows))
+
+
+def _since(source: kept.Source, q: str, last: int) -> tuple[list[Row], int]:
+    """The hits behind the last one that was seen, newest first, and which is the last one now."""
+    newest = _last(source)
+    # A look at the newest hit of all is cheap; a search is not, where little matches.
+    if newest <= last:
+        return [], last
+    rows = kept.newest(source, q, sys.maxsize, above=last)
+    return [row for row in rows if row["id"] <= newest], newest
 
 
 def _last(source: kept.Source) -> int:
