@@ -16,7 +16,7 @@ from verbs import running
 
 from proxy.cli.exits import Exit
 
-PATIENCE_S = 15.0
+PATIENCE_S = 30.0
 
 
 class Terminal:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 from test_cli import Shell
 
-PATIENCE_S = 15.0
+PATIENCE_S = 30.0
 
 
 @dataclass(slots=True)
