@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import json
+from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from daemon import Launch, Serve, Served, hit
@@ -12,6 +16,7 @@ from verbs import running
 
 from proxy import fake
 from proxy.cli.exits import Exit
+from proxy.cli.hits import since
 from proxy.fake import FakeCollector
 
 OPTIONAL = {"suites.timestamps": "optional"}
@@ -133,14 +138,60 @@ async def test_what_is_not_as_expected_ends_with_3(
     assert said.err == f"expected {expected} of 'page:p*', there are 3 (0.2 s)\n"
 
 
+@contextlib.asynccontextmanager
+async def overheard(admin: str, word: bytes) -> AsyncIterator[tuple[str, asyncio.Event]]:
+    """Another address of the admin port, and an event: a request with this word has come."""
+    heard = asyncio.Event()
+
+    async def pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with contextlib.suppress(ConnectionError), contextlib.closing(writer):
+            while data := await reader.read(65_536):
+                if word in data:
+                    heard.set()
+                writer.write(data)
+                await writer.drain()
+
+    async def relay(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        host, _, port = admin.partition(":")
+        upstream, downstream = await asyncio.open_connection(host, int(port))
+        await asyncio.gather(pump(reader, downstream), pump(upstream, writer))
+
+    server = await asyncio.start_server(relay, "127.0.0.1", 0)
+    async with server:
+        yield f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}", heard
+
+
 async def test_of_none_one_is_too_many_however_late(served: Served, tmp_path: Path) -> None:
-    words = ("hits", "--expect", "0", "--timeout", "30")
-    async with running(shell_for(served, tmp_path), *words) as verb:
-        await served.hits(range(1))
-        code, err = await verb.ended()
+    async with overheard(served.admin, b"/hits/wait") as (admin, waits):
+        words = ("hits", "--expect", "0", "--timeout", "30", "--admin", admin)
+        async with running(shell_for(served, tmp_path), *words) as verb:
+            await asyncio.wait_for(waits.wait(), 30)
+            await served.hits(range(1))
+            code, err = await verb.ended()
 
     assert code == Exit.NOT_SO
     assert err == "expected 0 of 'any hit', there are 1 (30 s)\n"
+
+
+class Between:
+    """A source to which a hit comes between two questions."""
+
+    def __init__(self) -> None:
+        self.asked = 0
+
+    def page(self, _q: str, _cursor: str | None, limit: int) -> dict[str, Any]:
+        self.asked += 1
+        ids = range(min(2 + self.asked, 4), 0, -1)
+        return {"hits": [{"id": id_} for id_ in ids][:limit], "cursor": None}
+
+
+def test_a_hit_that_comes_between_two_questions_is_shown_once() -> None:
+    source, last, shown = Between(), 1, []
+    for _ in range(3):
+        rows, last = since(source, "page:x", last)  # type: ignore[arg-type]  # a page is enough
+        shown += [row["id"] for row in reversed(rows)]
+
+    assert shown == [2, 3, 4]
 
 
 @pytest.mark.parametrize(

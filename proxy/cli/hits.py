@@ -130,7 +130,7 @@ def _follow(options: Options, q: str, limit: int) -> None:
         sys.stdout.flush()
         time.sleep(AGAIN_S)
         try:
-            rows, last = _since(source, q, last)
+            rows, last = since(source, q, last)
         except ask.Unreachable as why:
             # It may be restarted: whoever follows it wants to see what comes then.
             if is_there:
@@ -141,7 +141,7 @@ def _follow(options: Options, q: str, limit: int) -> None:
             _say(options, reversed(rows))
 
 
-def _since(source: kept.Source, q: str, last: int) -> tuple[list[Row], int]:
+def since(source: kept.Source, q: str, last: int) -> tuple[list[Row], int]:
     """The hits behind the last one that was seen, newest first, and which is the last one now."""
     newest = _last(source)
     # A look at the newest hit of all is cheap; a search is not, where little matches.
