@@ -14,7 +14,7 @@ from pathlib import Path
 from urllib.parse import unquote_to_bytes, urlsplit
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from proxy.core.decode import decode
@@ -154,6 +154,9 @@ def check_curl(request: Request, ran: Ran) -> None:
 @settings(
     max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
+@example(request=HIT, nasty=b"-\0")
+@example(request=HIT, nasty=b"-v x\n")
+@example(request=HIT, nasty=b"%s%%\0")
 @given(request=REQUESTS, nasty=st.lists(NASTY, min_size=1, max_size=3).map(b"".join))
 def test_a_curl_command_is_safe_in_a_shell_and_says_the_same_request(
     shells: Shells, shell: str, request: Request, nasty: bytes

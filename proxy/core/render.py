@@ -151,6 +151,9 @@ def _octal(data: bytes) -> str:
     """A format of printf(1)'s, in single quotes, that prints these bytes."""
     # Some shells read the escapes first and then the conversions: `%` is doubled, not escaped.
     escaped = _OCTAL.sub(lambda match: b"\\%03o" % match[0][0], data.replace(b"%", b"%%"))
+    # A format that begins with a dash would be taken for an option.
+    if escaped.startswith(b"-"):
+        escaped = b"\\055" + escaped[1:]
     return f"'{escaped.decode('ascii')}'"
 
 
