@@ -118,6 +118,8 @@ class Desk:
     def _forwarding(self, drain: Drain) -> dict[str, Any]:
         now = self.loop_time()
         next_try = drain.link.next_wake(now)
+        if next_try is None and (pause := drain.pace.pause(now)):
+            next_try = now + pause
         until = self.offline_until_ms
         return {
             "link": str(drain.link.state),

@@ -184,8 +184,9 @@ class Drain:
 
     def retry(self) -> None:
         """Try at once: probe the link, and let every lane go that waits out a failure."""
-        self.link.retry_now(asyncio.get_running_loop().time())
-        self.pace.retry_now()
+        now = asyncio.get_running_loop().time()
+        self.link.retry_now(now)
+        self.pace.retry_now(now)
         self._schedule.release_all()
         self._hits.news.set()
 

@@ -228,6 +228,21 @@ def test_a_server_that_refuses_everything_is_asked_ever_more_rarely() -> None:
     assert pace.next_at(now) == now
 
 
+def test_a_person_need_not_wait_for_a_retry_after() -> None:
+    """One hit goes at once and alone; if it is pushed back, the server's pause holds again."""
+    pace = Pace()
+    pace.sent(0)
+    pace.pushed_back(0.02, 7_200, 0)
+    assert pace.pause(1) == pytest.approx(7_199.02)
+    pace.retry_now(1)
+    assert pace.pause(1) == 0
+    assert pace.next_at(1) == 1
+    pace.sent(1)
+    assert pace.next_at(1) == pytest.approx(2)
+    pace.pushed_back(1.02, 7_200, 1)
+    assert pace.next_at(2) == pytest.approx(7_201.02)
+
+
 def test_refusals_between_deliveries_slow_nothing() -> None:
     """They are the hits' own matter, however many."""
     pace = Pace()

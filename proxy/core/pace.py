@@ -1,7 +1,7 @@
 """When the next hit may go: the configured rate, and the one the server taught us.
 
 Rule: a push-back (429, or 503 with Retry-After) stops every send until its Retry-After is
-over; the longest one wins, and nothing shortens it. Then one hit goes alone, and only its
+over; the longest one wins, and only a person shortens it. Then one hit goes alone, and only its
 delivery opens the road again, at what was seen to be delivered, a little less, evenly
 spaced. Without another push-back the rate grows:
 
@@ -126,9 +126,16 @@ class Pace:
             pause = min(LONGEST_OWN_PAUSE, 2.0 ** min(self._refusals - REFUSALS - 1, 10))
             self._braked_until = max(self._braked_until, now + pause)
 
-    def retry_now(self) -> None:
-        """A person says that the server is the right one: as if nothing had been refused."""
+    def retry_now(self, now: float) -> None:
+        """A person does not wait, not even for what the server asked: one hit goes alone."""
         self._refusals, self._braked_until = 0, -inf
+        if self._paused_until > now:
+            self._paused_until = self._due = now
+            self._alone, self._alone_sent = True, False
+
+    def pause(self, now: float) -> float:
+        """For how many seconds nothing may go because of what the server said."""
+        return max(0.0, self._paused_until - now, self._braked_until - now)
 
     def delivered(self, now: float) -> None:
         self._refusals, self._braked_until = 0, -inf
