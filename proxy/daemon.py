@@ -36,9 +36,10 @@ from proxy.live import Live
 from proxy.monitor import Monitor
 from proxy.points import Point, reached
 from proxy.reading import Reading
-from proxy.shell.admin import Admin
+from proxy.shell.admin import MOST_CALLERS, Admin
 from proxy.shell.api import Metrics
 from proxy.shell.clock import Clock, SystemClock
+from proxy.shell.door import AT_A_TURN
 from proxy.shell.given import Given
 from proxy.shell.hits import Hits
 from proxy.shell.intake import Intake, Listening
@@ -54,8 +55,10 @@ GRACE_S = 3.0
 # VisitorAPI waits 30 s for `/id`, and the page with it; without an answer it goes on alone.
 IDENTITY_S = 2.0
 
+# Of all beacon listeners together.
 MOST_CONNECTIONS = 2_000
-OWN_DESCRIPTORS = 64  # queue file, log, libraries, admin port
+# The admin port's connections; queue file and its readers, log, libraries; who is just leaving.
+OWN_DESCRIPTORS = MOST_CALLERS + 2 * AT_A_TURN + 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,7 +174,13 @@ class Daemon:
             settings=shown,
             timeout_s=0.0 if settings.upstream is None else settings.upstream.timeout,
         )
-        self.intake = Intake(queue, suites, lambda: received(queue), self._identify)
+        self.intake = Intake(
+            queue,
+            suites,
+            lambda: received(queue),
+            self._identify,
+            connections(settings.drain.concurrency),
+        )
         self.reading = Reading(queue, self.drain, lambda: self.intake.suites, self.server)
         incoming = Incoming(queue, lambda: self.intake.suites, is_capture=settings.upstream is None)
         self.hits = Hits(self.reading)
@@ -305,7 +314,6 @@ class Daemon:
             listen.max_request,
             listen.allowed_hosts,
             tls,
-            most_connections=connections(self.settings.drain.concurrency),
         )
 
     async def _identify(self, request: Request) -> bytes | None:

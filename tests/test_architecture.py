@@ -56,6 +56,7 @@ LIBRARY = {
     "proxy.shell.asked": {"aiohttp"},
     "proxy.shell.browse": set[str](),
     "proxy.shell.clock": set[str](),
+    "proxy.shell.door": {"aiohttp"},
     "proxy.shell.given": {"aiohttp"},
     "proxy.shell.hits": {"aiohttp"},
     "proxy.shell.intake": {"aiohttp"},
@@ -71,10 +72,12 @@ LIBRARY = {
 ACQUAINTED = {
     ("proxy.shell.admin", "proxy.shell.api"): "the listener serves these routes",
     ("proxy.shell.admin", "proxy.shell.asked"): "one way of reading questions and refusing them",
+    ("proxy.shell.admin", "proxy.shell.door"): "one way of letting connections in",
     ("proxy.shell.admin", "proxy.shell.page"): "the page may be had without the token",
     ("proxy.shell.api", "proxy.shell.asked"): "as for the listener",
     ("proxy.shell.given", "proxy.shell.asked"): "likewise",
     ("proxy.shell.hits", "proxy.shell.asked"): "likewise",
+    ("proxy.shell.intake", "proxy.shell.door"): "one way of letting connections in",
     ("proxy.shell.live", "proxy.shell.asked"): "likewise",
     ("proxy.shell.page", "proxy.shell.asked"): "likewise",
     ("proxy.shell.reader", "proxy.shell.browse"): "the reader is a process around it",
@@ -98,7 +101,14 @@ SERVER_SIDE = (
     "aiohttp.HttpVersion11",
 )
 MAY_READ_CONFIG = ("proxy.config", "proxy.daemon", "proxy.cli", "proxy.demo", "proxy.__main__")
-MAY_START_TASKS = ("proxy.daemon", "proxy.drain", "proxy.fake", "proxy.demo")
+# (A door welcomes each connection in a task, as asyncio's own server does.)
+MAY_START_TASKS = (
+    "proxy.daemon",
+    "proxy.drain",
+    "proxy.fake",
+    "proxy.demo",
+    "proxy.shell.door",
+)
 STARTING_TASKS = frozenset({"create_task", "ensure_future"})
 
 

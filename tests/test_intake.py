@@ -69,14 +69,14 @@ class Port:
     @property
     def taken_up(self) -> int:
         """How many requests were begun to be answered."""
-        return self.intake._servers[0][1].requests_count
+        return self.intake._servers[0].requests_count
 
     @property
     def connections(self) -> list[_Connection]:
         """The clients that are there."""
         return [
             connection
-            for connection in self.intake._servers[0][1].connections
+            for connection in self.intake._servers[0].connections
             if isinstance(connection, _Connection)
         ]
 
@@ -95,6 +95,7 @@ class Listen(Protocol):
         queue: Queue | None = ...,
         identify: Callable[[Request], Awaitable[bytes | None]] = ...,
         received: Callable[[], Received] | None = ...,
+        most_connections: int = ...,
     ) -> Port: ...
 
 
@@ -116,6 +117,7 @@ async def listen(open_queue: OpenQueue) -> AsyncIterator[Listen]:
             queue: Queue | None = None,
             identify: Callable[[Request], Awaitable[bytes | None]] = nobody,
             received: Callable[[], Received] | None = None,
+            most_connections: int = 100,
         ) -> Port:
             store = queue or await open_queue()
             intake = Intake(
@@ -123,6 +125,7 @@ async def listen(open_queue: OpenQueue) -> AsyncIterator[Listen]:
                 suites,
                 received or (lambda: Received(store.boots.current, store.clock.ms())),
                 identify,
+                most_connections,
             )
             opened.push_async_callback(intake.close, 0)
             host, port = await intake.start(where)
@@ -791,7 +794,7 @@ async def test_a_connection_too_many_takes_the_place_of_the_longest_idle_one(
     listen: Listen,
 ) -> None:
     """Strangers who hold connections open keep nobody out; each that had to go is counted."""
-    port = await listen(where=replace(LOCAL, most_connections=2))
+    port = await listen(most_connections=2)
     async with connected(port.address) as first, connected(port.address) as second:
         assert (await first.ask(get(HIT))).status == 200
         assert (await second.ask(get(HIT))).status == 200

@@ -23,10 +23,13 @@ from proxy.errors import QueueError
 from proxy.shell import asked, page
 from proxy.shell.api import Api, Desk
 from proxy.shell.asked import Problem
+from proxy.shell.door import Door
 
 log = logging.getLogger(__name__)
 
 MOST_BODY = 64 * 1024
+# Some browsers, some probes, and every stream of events there may be.
+MOST_CALLERS = 100
 CLOSE_S = 2.0
 COOKIE = "trackoffline"
 OPEN = frozenset({"/healthz", "/readyz", "/api/v1/login"}) | page.OPEN
@@ -44,11 +47,17 @@ class Admin:
     """The admin listener."""
 
     def __init__(
-        self, desk: Desk, further: Sequence[Routes] = (), *, body_s: float = asked.BODY_S
+        self,
+        desk: Desk,
+        further: Sequence[Routes] = (),
+        *,
+        body_s: float = asked.BODY_S,
+        most_connections: int = MOST_CALLERS,
     ) -> None:
         self._desk = desk
         self._further = further
         self._body_s = body_s
+        self._door = Door(most_connections)
         self._runner: web.AppRunner | None = None
         self._bound = ""
         self._allowed: tuple[str, ...] = ()
@@ -78,16 +87,11 @@ class Admin:
             app, access_log=None, keepalive_timeout=30.0, shutdown_timeout=CLOSE_S
         )
         await self._runner.setup()
-        site: web.BaseSite
-        if opened is None:
-            site = web.TCPSite(self._runner, host, port)
-        else:
-            site = web.SockSite(self._runner, opened)
-        await site.start()
-        address: tuple[str, int] = self._runner.addresses[0][:2]
-        return address
+        assert self._runner.server is not None  # noqa: S101 - what `setup` makes
+        return self._door.open(self._runner.server, host, port, opened)
 
     async def close(self) -> None:
+        self._door.shut()
         if self._runner is not None:
             await self._runner.cleanup()
             self._runner = None

@@ -41,6 +41,7 @@ from proxy.core.measure import BySuite
 from proxy.core.reception import Identify, Refuse, Take
 from proxy.errors import QueueError, QueueFull
 from proxy.points import Point, reached
+from proxy.shell.door import Door
 
 # What a server that was asked to go at once leaves to requests under way; to the library
 # 0 would mean: for ever.
@@ -91,7 +92,6 @@ class Listening:
     idle_s: float = 30.0
     body_s: float = 10.0
     linger_s: float = 2.0
-    most_connections: int = 2_000
 
 
 @dataclass(slots=True)
@@ -131,6 +131,7 @@ class Intake:
         suites: Suites,
         received: Callable[[], Received],
         identify: Callable[[Request], Awaitable[bytes | None]],
+        most_connections: int = 2_000,
     ) -> None:
         self.suites = suites
         self._store = store
@@ -138,7 +139,8 @@ class Intake:
         self._identify = identify
         self.received = BySuite()
         self._copies = Copies()
-        self._servers: list[tuple[asyncio.Server, _Server]] = []
+        self._door = Door(most_connections, lambda: store.tally("refused.connections"))
+        self._servers: list[_Server] = []
 
     async def start(self, where: Listening, opened: socket.socket | None = None) -> tuple[str, int]:
         """Listen; the address really bound.  OSError when it cannot be.
@@ -146,16 +148,9 @@ class Intake:
         `opened` is a listening socket to use instead of the address.
         """
         server = _Server(self, where)
-        loop = asyncio.get_running_loop()
-        if opened is None:
-            listener = await loop.create_server(
-                server, where.host, where.port, ssl=where.tls, backlog=1024
-            )
-        else:
-            listener = await loop.create_server(server, sock=opened, ssl=where.tls, backlog=1024)
-        self._servers.append((listener, server))
-        host, port = listener.sockets[0].getsockname()[:2]
-        return host, port
+        bound = self._door.open(server, where.host, where.port, opened, where.tls)
+        self._servers.append(server)
+        return bound
 
     async def remember_newest(self) -> None:
         """Know the hits stored last, whose answers a crash may have kept from their clients."""
@@ -167,20 +162,14 @@ class Intake:
 
     async def close(self, grace_s: float) -> None:
         """Take no more; requests under way are answered, for `grace_s` at most."""
-        loop = asyncio.get_running_loop()
-        for listener, _ in self._servers:
-            for one in listener.sockets:
-                loop.remove_reader(one.fileno())
-        # What was accepted a moment ago becomes a connection in the loop's next turn, and a
-        # listener that is closed by then would drop it.
+        self._door.shut()
+        # What was accepted a moment ago becomes a connection in the loop's next turn.
         await asyncio.sleep(0)
-        for listener, _ in self._servers:
-            listener.close()
         if grace_s:
-            await asyncio.gather(*[server.first_words() for _, server in self._servers])
-        for _, server in self._servers:
+            await asyncio.gather(*[server.first_words() for server in self._servers])
+        for server in self._servers:
             server.pre_shutdown()
-        for _, server in self._servers:
+        for server in self._servers:
             await server.shutdown(max(grace_s, AT_ONCE_S))
 
     async def answer(self, request: Request, peer: str) -> Answer:
@@ -295,10 +284,6 @@ class Intake:
         self._store.tally(f"refused.{tally}")
         return answer.refused(status, reason)
 
-    def turned_away(self) -> None:
-        """A connection too many, closed without a word."""
-        self._store.tally("refused.connections")
-
     def malformed(self, error: BaseException | None) -> Answer:
         """What aiohttp's parser would not read."""
         if isinstance(error, LineTooLong):
@@ -375,26 +360,10 @@ class _Connection(web.RequestHandler):
         self._lost = asyncio.Event()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert self._manager is not None  # noqa: S101 - aiohttp's own contract
-        others = self._manager.connections
-        if len(others) >= self._where.most_connections:
-            # Room is made by those who have said nothing whole for longest: strangers who
-            # only hold connections open keep nobody out.
-            self._intake.turned_away()
-            idle = next((one for one in others if isinstance(one, _Connection) and one.idle), None)
-            if idle is None:
-                transport.close()
-                return
-            idle.force_close()
         address = transport.get_extra_info("peername")
         if isinstance(address, tuple):
             self._peer = str(address[0])
         super().connection_made(transport)
-
-    @property
-    def idle(self) -> bool:
-        """Whether nothing it asked for is under way."""
-        return not (self._request_in_progress or self._messages)
 
     def _answered(self) -> None:
         if not self._first.done():
