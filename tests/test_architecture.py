@@ -96,6 +96,7 @@ SERVER_SIDE = (
     "aiohttp.http_exceptions",
     "aiohttp.http_parser",
     "aiohttp.streams",
+    "aiohttp.web_protocol",
     "aiohttp.HttpVersion",
     "aiohttp.HttpVersion10",
     "aiohttp.HttpVersion11",

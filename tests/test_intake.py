@@ -629,6 +629,66 @@ async def test_a_head_that_is_too_large_gets_414_and_a_close(small: Port, data: 
     await closes(small, data, 414, "too-large")
 
 
+# As many lines as are allowed, each as long as is allowed.
+ENDLESS = b"".join(b"X-%d: %s\r\n" % (n, b"x" * (MAX_REQUEST - 100)) for n in range(190))
+
+
+async def test_a_head_is_refused_before_it_is_whole(small: Port) -> None:
+    """What is kept of one is bounded by `listen.max_request`, not by its lines alone."""
+    await closes(small, get(HIT)[:-2] + ENDLESS, 414, "too-large")
+
+
+async def test_a_head_that_is_too_large_is_answered_in_its_turn(small: Port) -> None:
+    """What was asked before it on the connection has its answers first."""
+    async with connected(small.address) as raw:
+        raw.say(get(HIT) + get(HIT + b"&v1=2") + get(HIT)[:-2])
+        raw.say(ENDLESS)
+        assert [(await raw.answer()).status for _ in range(3)] == [200, 200, 414]
+        assert await raw.rest() == b""
+    assert (small.stored, small.refused) == (2, {"too-large": 1})
+
+
+CHUNKED = get(HIT, b"Transfer-Encoding: chunked", method=b"POST")
+
+
+@pytest.mark.parametrize(
+    "framing",
+    [b"3\r\na=1\r\n0\r\n" + ENDLESS, b"3;" + b"x" * 100_000],
+    ids=["trailers", "a chunk's extension"],
+)
+async def test_a_body_with_too_much_around_it_gets_413_and_a_close(
+    small: Port, framing: bytes
+) -> None:
+    """Whatever is in it: neither trailers nor extensions of chunks are for us."""
+    async with connected(small.address) as raw:
+        raw.say(CHUNKED)
+        await until(lambda: small.taken_up == 1)
+        got = await raw.ask(framing)
+        assert (got.status, await raw.rest()) == (413, b"")
+    assert (small.stored, small.refused) == (0, {"too-large": 1})
+
+
+async def test_the_smallest_chunks_are_no_excess(listen: Listen) -> None:
+    """Each byte of a body in a chunk of its own; then another request."""
+    port = await listen()
+    body = b"1\r\na\r\n" * 200_000 + b"0\r\n\r\n"
+    async with connected(port.address) as raw:
+        for _ in range(2):
+            raw.say(CHUNKED)
+            await until(lambda: port.taken_up > port.stored)
+            assert (await raw.ask(body)).status == 200
+            assert (await raw.ask(get(b"/b/ss/opt/1/v/s1234?v1=" + b"x" * 70_000))).status == 200
+
+
+async def test_twenty_thousand_pipelined_requests_are_no_large_head(port: Port) -> None:
+    """Each is counted by itself, however they are cut into pieces on their way."""
+    one = get(b"/none")
+    async with connected(port.address) as raw:
+        raw.say(one * 20_000)
+        for _ in range(20_000):
+            assert (await raw.answer()).status == 404
+
+
 LINES = {
     "two framings": b"Content-Length: 5\r\nTransfer-Encoding: chunked",
     "two lengths": b"Content-Length: 5\r\nContent-Length: 6",

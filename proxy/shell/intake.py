@@ -33,6 +33,7 @@ from aiohttp import HttpVersion, HttpVersion10, HttpVersion11, web
 from aiohttp.http_exceptions import LineTooLong
 from aiohttp.http_parser import RawRequestMessage
 from aiohttp.streams import EMPTY_PAYLOAD
+from aiohttp.web_protocol import _ErrInfo
 
 from proxy.core import answer, beacon, guard, headers, reception
 from proxy.core.answer import Answer
@@ -56,6 +57,11 @@ SHORT = frozenset({"GET", "HEAD"})
 # After these the connection ends: where the next request begins is not known for sure, or not
 # worth to be read up to.
 LAST = frozenset({400, 408, 413, 414})
+
+# What a head has beside the bytes counted for `listen.max_request`: some 200 line ends.
+FRAMING = 16 * 1024
+# What a byte of a body takes on the wire at most, when each comes as a chunk of its own.
+CHUNKED = 6
 
 # A trackOffline client resends every 500 ms while it fails; ten minutes cover a client
 # that was suspended between, 65,536 hits cover that time at 100 hits a second.
@@ -273,6 +279,8 @@ class Intake:
                         return self._refuse(*too_large)
         except TimeoutError:
             return self._refuse(408, "the body did not arrive in time", "timeout")
+        except _TooLong:
+            return self._refuse(*too_large)
         except web.RequestPayloadError:
             return self._refuse(400, "the body is not framed as HTTP wants it", "malformed")
         except ConnectionError:
@@ -294,6 +302,10 @@ class Intake:
         """A bug of ours: the log has the traceback, without the request."""
         logging.getLogger(__name__).error("intake failed", exc_info=error)
         return answer.unstored(reception.RETRY_AFTER_S)
+
+
+class _TooLong(web.RequestPayloadError):
+    """The chunks of a body come with too much around them."""
 
 
 class _Server(web.Server):
@@ -343,7 +355,17 @@ class _Server(web.Server):
 class _Connection(web.RequestHandler):
     """One client; what cannot be parsed is answered and counted as everything else is."""
 
-    __slots__ = ("_broken", "_first", "_intake", "_lost", "_peer", "_where")
+    __slots__ = (
+        "_body",
+        "_broken",
+        "_first",
+        "_intake",
+        "_lost",
+        "_most_unread",
+        "_peer",
+        "_unread",
+        "_where",
+    )
 
     def __init__(
         self,
@@ -356,6 +378,9 @@ class _Connection(web.RequestHandler):
         super().__init__(server, **settings)  # type: ignore[arg-type]
         self._first, self._intake, self._where = first, intake, where
         self._broken = False
+        # What came since the last whole head, and the body that comes meanwhile.
+        self._unread, self._body = 0, EMPTY_PAYLOAD
+        self._most_unread = where.max_request + FRAMING
         self._peer = ""
         self._lost = asyncio.Event()
 
@@ -452,8 +477,39 @@ class _Connection(web.RequestHandler):
 
     def data_received(self, data: bytes) -> None:
         # Behind what could not be parsed nothing can be; it is only taken off the wire.
-        if not self._broken:
-            super().data_received(data)
+        if self._broken:
+            return
+        before = self._request_count
+        super().data_received(data)
+        if self._request_count != before:
+            self._unread, self._body = 0, self._messages[-1][1]
+        else:
+            self._unread += len(data)
+            if self._unread > self._most_unread and not self._buffer_paused:
+                self._judge()
+
+    def _judge(self) -> None:
+        """End a head that is too large before it is whole, or a body framed at such length.
+
+        aiohttp's parser bounds each line of a head and how many there are, and keeps all of
+        them until the last has come.  What it holds back for being pipelined is no head.
+        """
+        body = self._body
+        if body is not EMPTY_PAYLOAD:
+            if body.is_eof():
+                # It ended somewhere in there, and the next head began.
+                self._unread, self._body = 0, EMPTY_PAYLOAD
+                return
+            if self._unread <= self._most_unread + CHUNKED * body.total_bytes:
+                return
+            self._broken = True
+            body.set_exception(_TooLong())
+            return
+        self._broken = True
+        error = _ErrInfo(status=400, exc=LineTooLong(b"", self._most_unread), message="")
+        self._messages.append((error, EMPTY_PAYLOAD))
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
 
     async def finish_response(
         self, request: web.BaseRequest, resp: web.StreamResponse, start_time: float | None

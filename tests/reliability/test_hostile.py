@@ -95,6 +95,11 @@ async def test_endless_heads_and_bodies_are_cut_off(attacked: Process) -> None:
         b"GET /b/ss/examplersid/1?" + b"x" * 4_000_000,
         b"GET /b/ss/examplersid/1 HTTP/1.1\r\nHost: localhost\r\n" + b"X-A: y\r\n" * 200_000,
         b"GET /b/ss/examplersid/1 HTTP/1.1\r\nHost: localhost\r\nX-A: " + b"y" * 4_000_000,
+        get(b"/b/ss/examplersid/1")[:-2]
+        + b"".join(b"X-%d: %s\r\n" % (n, b"x" * 250_000) for n in range(190)),
+        get(b"/b/ss/examplersid/1", b"Transfer-Encoding: chunked", method=b"POST")
+        + b"1\r\na\r\n0\r\n"
+        + b"".join(b"X-%d: %s\r\n" % (n, b"x" * 250_000) for n in range(190)),
         get(b"/b/ss/examplersid/1", b"Content-Length: 9000000", method=b"POST") + b"a" * 4_000_000,
         get(b"/b/ss/examplersid/1", b"Transfer-Encoding: chunked", method=b"POST")
         + b"10000\r\n"
