@@ -209,6 +209,27 @@ def test_a_post_is_stamped_where_its_parameters_are(
     assert got == post(stamped_body, target + stamped_query)
 
 
+@pytest.mark.parametrize("method", ["GET", "HEAD"])
+@pytest.mark.parametrize(
+    "query, body, stamped_query, stamped_body",
+    [
+        (b"vid=1", b"a=b", b"ts=1770000000&vid=1", b"a=b"),
+        (b"", b"AQB=1&a=b", b"ts=1770000000", b"AQB=1&a=b"),
+        (b"AQB=1&a=b", b"ts=", b"AQB=1&ts=1770000000&a=b", b"ts=1770000000"),
+        (b"ts=&a=b", b"c=d", b"ts=1770000000&a=b", b"c=d"),
+        (b"a=b", b"ts=5", b"a=b", b"ts=5"),
+    ],
+)
+def test_a_get_is_stamped_in_its_query_whatever_its_body_says(
+    method: str, query: bytes, body: bytes, stamped_query: bytes, stamped_body: bytes
+) -> None:
+    """A body of a GET has no meaning of its own: RFC 9110, 9.3.1."""
+    target = b"/b/ss/opt/1/v/s123?"
+    got = render(Request(method, target + query, (), body), NOW)
+    assert got == Request(method, target + stamped_query, (), stamped_body)
+    assert render(got, NOW + 1) == got
+
+
 @pytest.mark.parametrize(
     "hostile",
     [b"c.&" + b"ts=&" * 60_000 + b".c&ts=", b"ts=&" * 64_000, b"ts.&" * 32_000 + b".ts&" * 20_000],

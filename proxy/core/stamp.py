@@ -114,8 +114,12 @@ def render(request: Request, ts: int | None, part: tuple[str, ...] = ()) -> Requ
     body = request.body
     if ts is not None and not (_stamped(query) or _stamped(body)):
         filled, filled_body = _filled(query, ts), _filled(body, ts)
-        if (filled, filled_body) != (query, body):
+        # A server need not look at a body of these, so none is relied on for our `ts`.
+        in_body = request.method not in ("GET", "HEAD")
+        if filled != query or (in_body and filled_body != body):
             query, body = filled, filled_body
+        elif not in_body:
+            query, mark, body = _insert(query, ts), b"?", filled_body
         elif body and not (LEADING_MARKER.match(query) and not LEADING_MARKER.match(body)):
             body = _insert(body, ts)
         else:
