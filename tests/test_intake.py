@@ -383,6 +383,37 @@ async def test_an_offer_of_http_2_is_passed_over(port: Port) -> None:
     assert await port.requests() == [Request("POST", HIT, (), b"a=b"), Request("GET", HIT)]
 
 
+@pytest.mark.parametrize("offered", [b"h2c", b"websocket"])
+async def test_a_request_right_behind_an_offer_to_upgrade_is_answered(
+    port: Port, offered: bytes
+) -> None:
+    """In the same piece of the connection, behind a body or none."""
+    offer = (b"Connection: Upgrade, HTTP2-Settings", b"Upgrade: " + offered, b"HTTP2-Settings: AA")
+    said = b"".join(
+        (
+            get(HIT + b"&1", *offer),
+            get(HIT + b"&2", *offer),
+            post(HIT + b"&3", b"Upgrade: a\r\n\r\nb=c", *offer),
+            post(HIT + b"&4", b"Upgrade: a\r\n\r\nb=c"),
+            get(HIT + b"&5"),
+            get(HIT + b"&6", *offer, b"Transfer-Encoding: chunked", method=b"POST"),
+            b"3\r\na=1\r\n3\r\n&b=\r\n0\r\n\r\n",
+        )
+    )
+    async with connected(port.address) as raw:
+        raw.say(said)
+        assert [(await raw.answer()).status for _ in range(6)] == [200] * 6
+    body = b"Upgrade: a\r\n\r\nb=c"
+    assert await port.requests() == [
+        Request("GET", HIT + b"&1"),
+        Request("GET", HIT + b"&2"),
+        Request("POST", HIT + b"&3", (), body),
+        Request("POST", HIT + b"&4", (), body),
+        Request("GET", HIT + b"&5"),
+        Request("POST", HIT + b"&6", (), b"a=1&b="),
+    ]
+
+
 async def test_an_absolute_target_names_no_host_for_us(port: Port) -> None:
     """It is taken as its path: where hits go is a matter of configuration alone."""
     for target in (b"http://evil.example" + HIT, b"HTTPS://evil.example:99" + HIT):

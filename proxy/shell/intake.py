@@ -476,6 +476,28 @@ class _Connection(web.RequestHandler):
         return keeps
 
     def data_received(self, data: bytes) -> None:
+        # aiohttp's parser forgets what comes in one piece with a request that offers an upgrade
+        # we do not know (Java's client offers HTTP/2): then it gets the next request by itself.
+        at = 0
+        while (offer := data.find(b"pgrade", at)) >= 0:
+            end = data.find(b"\r\n\r\n", offer) + 4
+            if end < 4:
+                break
+            self._read(data[at:end])
+            at = end + self._left_of_body()
+            if at > end:
+                self._read(data[end:at])
+        if at < len(data) or not data:
+            self._read(data[at:] if at else data)
+
+    def _left_of_body(self) -> int:
+        """How much the request that was read last, if it offers an upgrade, has still to say."""
+        message, body = self._messages[-1] if self._messages else (None, EMPTY_PAYLOAD)
+        if not isinstance(message, RawRequestMessage) or not message.upgrade or body.is_eof():
+            return 0
+        return max(0, int(message.headers.get("Content-Length", "0")) - body.total_bytes)
+
+    def _read(self, data: bytes) -> None:
         # Behind what could not be parsed nothing can be; it is only taken off the wire.
         if self._broken:
             return
