@@ -101,6 +101,39 @@ async def test_a_whole_file_is_opened_as_it_is(filled: Filled) -> None:
     assert damaged(filled.path) == []
 
 
+def move_log(path: Path) -> None:
+    """All that was committed lies in the file itself."""
+    with closing(sqlite3.connect(path)) as db:
+        db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+
+
+def leaves(path: Path, table: str) -> list[int]:
+    """The pages with rows of a table."""
+    data = path.read_bytes()
+    image = pages.image(data, [], salvage.PAGE_SIZE)
+    root = image.schema()[table]
+    return [
+        number
+        for number in image.pages
+        if image._tree_of(number) == root and data[(number - 1) * 8192] == pages.LEAF
+    ]
+
+
+def wipe(path: Path, numbers: list[int]) -> None:
+    with path.open("r+b") as file:
+        for number in numbers:
+            file.seek((number - 1) * salvage.PAGE_SIZE)
+            file.write(bytes(salvage.PAGE_SIZE))
+
+
+async def doubted(filled: Filled) -> set[int]:
+    """The waiting hits that are marked as maybe sent."""
+    queue = await Queue.open(filled.path, LIMITS, FakeClock())
+    hits = await queue.fetch(range(1, HITS + 1))
+    await queue.close()
+    return {hit.id for hit in hits if hit.ambiguous}
+
+
 def flip(path: Path, dice: random.Random, count: int) -> None:
     data = bytearray(path.read_bytes())
     for _ in range(count):
@@ -212,15 +245,8 @@ def _pieces(stored: bytes, whole: bytes) -> list[bytes]:
 
 async def test_the_report_counts_what_is_lost(filled: Filled) -> None:
     """Zeroing every leaf of the hits loses them all, and the account says how many."""
-    with closing(sqlite3.connect(filled.path)) as db:
-        db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
-    data = bytearray(filled.path.read_bytes())
-    image = pages.image(bytes(data), [], salvage.PAGE_SIZE)
-    root = image.schema()["hits"]
-    for number in image.pages:
-        if image._tree_of(number) == root and data[(number - 1) * 8192] == pages.LEAF:
-            data[(number - 1) * 8192 : number * 8192] = bytes(8192)
-    filled.path.write_bytes(data)
+    move_log(filled.path)
+    wipe(filled.path, leaves(filled.path, "hits"))
     found, queue = await start(filled)
 
     assert found == {}
@@ -229,6 +255,58 @@ async def test_the_report_counts_what_is_lost(filled: Filled) -> None:
     assert (queue.ledger.waiting, queue.ledger.dead, queue.ledger.delivered) == (0, 1, 40)
     assert queue.ledger.accepted == HITS
     recount(filled.path)
+
+
+async def test_delivered_hits_whose_marks_are_lost_are_all_in_doubt(filled: Filled) -> None:
+    """They wait again, fewer than there were hits lost: which ones, and how many, nobody knows."""
+    move_log(filled.path)
+    wipe(filled.path, [*leaves(filled.path, "delivered"), *leaves(filled.path, "hits")[-8:]])
+    found, queue = await start(filled)
+    delivered = set(range(1, 41))
+
+    assert delivered <= found.keys()
+    assert len(found) < len(filled.waiting), "the count alone gives nothing away"
+    assert queue.ledger.ambiguous == len(found)
+    assert await doubted(filled) == found.keys()
+    assert f"lost at least {len(filled.waiting) - len(found)}, " in queue.salvaged[0]
+    assert f"{len(found)} may be sent twice" in queue.salvaged[0]
+    recount(filled.path)
+
+
+async def test_whole_marks_leave_no_hit_in_doubt(filled: Filled) -> None:
+    """Hits that are lost for themselves cost the others nothing, and their number is exact."""
+    move_log(filled.path)
+    wipe(filled.path, leaves(filled.path, "hits")[-8:])
+    found, queue = await start(filled)
+
+    assert found.keys() < filled.waiting.keys()
+    assert await doubted(filled) == set()
+    assert f"lost {len(filled.waiting) - len(found)}, 0 may be" in queue.salvaged[0]
+
+
+async def test_hits_of_pages_that_may_have_been_free_are_in_doubt(filled: Filled) -> None:
+    """Without the pointer map nobody can tell them from hits that left."""
+    move_log(filled.path)
+    wipe(filled.path, [2, *leaves(filled.path, "hits")[-8:]])
+    found, queue = await start(filled)
+
+    assert len(found) < len(filled.waiting)
+    assert await doubted(filled) == found.keys()
+    assert "lost at least " in queue.salvaged[0]
+
+
+async def test_marks_that_the_log_may_have_lost_are_no_proof(filled: Filled) -> None:
+    """A log that is damaged in its middle forgets what was delivered after it."""
+    frames = pages.frames(log_of(filled.path).read_bytes())
+    with log_of(filled.path).open("r+b") as log:
+        log.seek(32 + (24 + salvage.PAGE_SIZE) * (len(frames) - 20) + 24)
+        log.write(bytes(salvage.PAGE_SIZE))
+    with filled.path.open("r+b") as file:
+        file.write(bytes(16))
+    found, queue = await start(filled)
+
+    assert await doubted(filled) == found.keys()
+    assert "lost at least " in queue.salvaged[0]
 
 
 async def test_a_salvage_cut_short_at_its_end_is_finished(filled: Filled) -> None:

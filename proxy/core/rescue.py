@@ -51,6 +51,7 @@ class Found:
     tallies: dict[str, int] = field(default_factory=dict)
     ledger: Ledger | None = None
     last_id: int = 0
+    strayed: int = 0  # hits from pages that may have been free: they may have left
 
 
 def survey(now: Image) -> Found:
@@ -71,10 +72,22 @@ def survey(now: Image) -> Found:
 
 
 def waiting(now: Image, found: Found) -> Iterator[tuple[int, Row]]:
-    """The hits that are whole and did not leave; one may come twice."""
-    for id_, row in _rows(now, found, "hits", HIT_COLUMNS):
-        if id_ > 0 and id_ not in found.settled and is_whole(row):
+    """The hits that are whole and did not leave; one may come twice.
+
+    Those of pages nobody can tell the table of are counted while they come.
+    """
+    if "hits" in found.schema:
+        for id_, row in now.rows(found.schema["hits"], HIT_COLUMNS):
+            if _waits(id_, row, found):
+                yield id_, row
+    for id_, row in now.strays({1, *found.schema.values()}, HIT_COLUMNS):
+        if _waits(id_, row, found):
+            found.strayed += 1
             yield id_, row
+
+
+def _waits(id_: int, row: Row, found: Found) -> bool:
+    return id_ > 0 and id_ not in found.settled and is_whole(row)
 
 
 def dead(now: Image, found: Found) -> Iterator[tuple[int, Row]]:
@@ -99,10 +112,23 @@ def forgotten(log: list[Frame], now: Image, last_id: int) -> Iterator[tuple[int,
                 yield id_, row
 
 
+def is_certain(found: Found, hits: int, *, marks_whole: bool) -> bool:
+    """Whether so many hits are all waiting ones, and none of them was delivered.
+
+    `marks_whole`: SQLite's own check of the marks of delivered hits passes.
+    """
+    known = found.ledger
+    if known is None or found.strayed or hits > known.waiting:
+        return False
+    return marks_whole or not known.delivered
+
+
 def settle(found: Found, hits: int, letters: int, size: int) -> tuple[Ledger, int]:
     """The account of what was kept, and how many hits are lost.
 
-    They are in `discarded`, since every accepted hit is accounted for.
+    They are in `discarded`, since every accepted hit is accounted for.  Where it is not
+    certain that all that is kept waits, a delivered hit may stand in for a lost one: the
+    loss is then the least that it can be.
     """
     known = found.ledger or Ledger(delivered=len(found.settled) - letters)
     left = hits + letters + known.delivered + known.expired

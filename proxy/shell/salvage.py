@@ -46,7 +46,10 @@ _COUNTS = tuple(one.name for one in fields(Ledger))
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """What happened: `lost` hits were accepted and are gone; `doubtful` ones may be sent twice."""
+    """What happened: `lost` hits were accepted and are gone; `doubtful` ones may be sent twice.
+
+    `exact`: the loss is a count; otherwise more may be lost.
+    """
 
     reason: str
     aside: str
@@ -54,11 +57,12 @@ class Report:
     dead: int
     lost: int
     doubtful: int
+    exact: bool
 
     def __str__(self) -> str:
         return (
             f"the queue file was damaged ({self.reason}): it lies at {self.aside}; kept "
-            f"{self.kept} waiting hits and {self.dead} dead letters, lost {self.lost}, "
+            f"{self.kept} waiting hits and {self.dead} dead letters, lost {self._loss}, "
             f"{self.doubtful} may be sent twice"
         )
 
@@ -67,9 +71,13 @@ class Report:
         """The same before it is done."""
         return (
             f"the queue file is damaged ({self.reason}): it would lie at {self.aside}; would keep "
-            f"{self.kept} waiting hits and {self.dead} dead letters, lose {self.lost}, "
+            f"{self.kept} waiting hits and {self.dead} dead letters, lose {self._loss}, "
             f"{self.doubtful} may be sent twice"
         )
+
+    @property
+    def _loss(self) -> str:
+        return f"{self.lost}" if self.exact else f"at least {self.lost}"
 
 
 def suspect(path: Path) -> None:
@@ -289,13 +297,30 @@ def _keep(new: sqlite3.Connection, path: Path, reason: str, aside: Path) -> Repo
     new.execute(f"PRAGMA page_size = {PAGE_SIZE}")
     new.execute("PRAGMA auto_vacuum = INCREMENTAL")
     migrate.migrate(new)
+    marks_whole = _marks_are_whole(path)
     with _mapped(path) as database:
         now = pages.image(database, committed, PAGE_SIZE)
-        return _copy(new, now, frames, reason, aside)
+        return _copy(new, now, frames, reason, aside, marks_whole=marks_whole)
+
+
+def _marks_are_whole(path: Path) -> bool:
+    """Whether every mark of a delivered hit can be read: else one may look like waiting."""
+    try:
+        with contextlib.closing(sqlite3.connect(f"{path.as_uri()}?mode=ro", uri=True)) as db:
+            said: list[tuple[str]] = db.execute("PRAGMA quick_check(delivered)").fetchall()
+    except (sqlite3.Error, UnicodeDecodeError):
+        return False
+    return said == [("ok",)]
 
 
 def _copy(
-    new: sqlite3.Connection, now: Image, frames: list[Frame], reason: str, aside: Path
+    new: sqlite3.Connection,
+    now: Image,
+    frames: list[Frame],
+    reason: str,
+    aside: Path,
+    *,
+    marks_whole: bool,
 ) -> Report:
     found = rescue.survey(now)
     new.execute("BEGIN")
@@ -315,7 +340,11 @@ def _copy(
     )
     new.executemany("INSERT INTO settings VALUES (?, ?)", found.settings.items())
     ledger, lost = rescue.settle(found, hits, letters, size)
-    doubtful = hits if found.ledger is None or hits > found.ledger.waiting else 0
+    # What SQLite forgets of the log may be marks too.
+    certain = all(frame.sound for frame in frames) and rescue.is_certain(
+        found, hits, marks_whole=marks_whole
+    )
+    doubtful = 0 if certain else hits
     if doubtful:
         new.execute("UPDATE hits SET flags = flags | 1")
     tallies = dict(found.tallies)
@@ -328,7 +357,7 @@ def _copy(
         (max(found.last_id, newest, newest_dead, *found.settled, 0), *counts.values()),
     )
     new.execute("COMMIT")
-    return Report(reason, str(aside), hits, letters, lost, doubtful)
+    return Report(reason, str(aside), hits, letters, lost, doubtful, certain)
 
 
 def _insert(db: sqlite3.Connection, sql: str, rows: Iterable[tuple[int, Row]]) -> None:
