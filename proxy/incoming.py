@@ -81,9 +81,12 @@ class Incoming:
         raise ValueError("a request for an identity is no hit")
 
     def _received(self, at_ms: float | None) -> Received:
-        """The instant it was received elsewhere, on this boot's clock; now, if it is not known."""
+        """The instant it was received elsewhere, on this boot's clock; now, if it is not known.
+
+        0 says as little: that time was lost with a damaged file.
+        """
         boots, now_ms = self._queue.boots, self._queue.clock.ms()
-        if at_ms is None:
+        if not at_ms:
             return Received(boots.current, now_ms)
         own_ms = int(max(0.0, at_ms)) - boots.offsets[boots.current]
         return Received(boots.current, min(own_ms, now_ms))

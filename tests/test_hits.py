@@ -6,6 +6,7 @@ import asyncio
 import csv
 import io
 import json
+import time
 
 import aiohttp
 import pytest
@@ -279,6 +280,16 @@ async def test_what_is_brought_is_judged_as_what_is_sent(serve: Serve) -> None:
     assert status["refused_by_reason"]["unlisted"] == 1
     rows = (await served.ask("/api/v1/hits")).json()["hits"]
     assert rows[0]["received_ms"] == 1_700_000_000_000
+
+
+async def test_a_hit_whose_time_was_lost_is_brought_back_as_of_now(serve: Serve) -> None:
+    """A salvaged letter is exported with a time of 0, and not sent as of 1970."""
+    served = await serve()
+    line = json.dumps({"target": hit(1), "received_ms": 0}).encode()
+    await served.ask("/api/v1/hits/import", "POST", {"Content-Type": "application/x-ndjson"}, line)
+    (row,) = (await served.ask("/api/v1/hits")).json()["hits"]
+
+    assert time.time() - row["received_ms"] / 1000 < 60
 
 
 async def test_an_import_stops_where_the_queue_is_full(serve: Serve) -> None:

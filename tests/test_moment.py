@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from proxy.core.hit import Received
-from proxy.core.moment import STEP_MS, Boots
+from proxy.core.moment import LOST, STEP_MS, Boots
 from proxy.core.stamp import second
 
 MS = st.integers(0, 10**10)
@@ -48,11 +49,12 @@ def test_an_age_across_boots_is_wall_time_and_never_negative(
     assert age == max(0, (current + now) - (before + at))
 
 
-def test_a_boot_nobody_noted_counts_as_this_one() -> None:
-    """A damaged file may have lost the row; the hit is then as old as its own clock says."""
+@pytest.mark.parametrize("boot", [LOST, 7])
+def test_an_instant_of_a_boot_nobody_noted_has_no_time(boot: int) -> None:
+    """A damaged file may have lost the row: another boot's offset would make up a time."""
     boots = Boots(2, {2: 1000})
-    assert boots.wall_ms(Received(7, 5)) == 1005
-    assert boots.age_ms(Received(7, 5), 9) == 4
+    assert boots.wall_ms(Received(boot, 5)) == 0
+    assert boots.age_ms(Received(boot, 5), 9) == 0
 
 
 def test_a_clock_that_was_set_is_noticed_and_jitter_is_not() -> None:

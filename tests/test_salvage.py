@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import random
 import sqlite3
 from collections.abc import Callable
@@ -16,6 +17,7 @@ from daemon import Serve
 from proxy.core import pages, wire
 from proxy.core.hit import NewHit, Received, Request
 from proxy.core.limits import Limits
+from proxy.core.rescue import row_sum
 from proxy.errors import QueueUnavailable
 from proxy.shell import salvage
 from proxy.shell.queue import Queue
@@ -42,7 +44,6 @@ class Filled:
 @pytest.fixture
 async def filled(tmp_path: Path) -> Filled:
     """Hits accepted, some delivered, one dead and one held, then killed before a checkpoint."""
-    import asyncio  # noqa: PLC0415 - the loop of this fixture alone
     import shutil  # noqa: PLC0415
 
     origin = tmp_path / "origin"
@@ -307,6 +308,85 @@ async def test_marks_that_the_log_may_have_lost_are_no_proof(filled: Filled) -> 
 
     assert await doubted(filled) == found.keys()
     assert "lost at least " in queue.salvaged[0]
+
+
+async def test_hits_whose_boot_is_lost_are_never_stamped_with_another_time(
+    filled: Filled,
+) -> None:
+    """They are dead letters that say why, and the report names them."""
+    move_log(filled.path)
+    wipe(filled.path, leaves(filled.path, "boots"))
+    clock = FakeClock(unix_ms=1_800_000_000_000)
+    clock.reboots("second boot")
+    queue = await Queue.open(filled.path, LIMITS, clock)
+    letters = await queue.dead_letters(0, HITS)
+    timeless = [letter for letter in letters if letter.reason == salvage.TIMELESS]
+    await queue.close()
+
+    assert {one.hit.id: wire.pack(one.hit.request) for one in timeless} == filled.waiting
+    assert {queue.boots.wall_ms(letter.hit.received) for letter in letters} == {0}
+    assert (queue.ledger.waiting, queue.ledger.dead) == (0, len(filled.waiting) + 1)
+    assert queue.ledger.balanced
+    said = f"{len(letters)} dead letters (of these {len(timeless)} hits whose time of receipt is"
+    assert said in queue.salvaged[0]
+    assert "lost 0, 0 may be sent twice" in queue.salvaged[0]
+    recount(filled.path)
+
+
+async def test_a_lost_boot_gives_its_number_to_none(filled: Filled) -> None:
+    """Repaired first and started then: no letter takes on the time of a boot that came later."""
+    move_log(filled.path)
+    wipe(filled.path, leaves(filled.path, "boots"))
+    salvage.repair(filled.path)
+    clock = FakeClock()
+    for name in ("second boot", "third boot"):
+        clock.reboots(name)
+        queue = await Queue.open(filled.path, LIMITS, clock)
+        letters = await queue.dead_letters(0, HITS)
+        await queue.close()
+        assert {queue.boots.wall_ms(letter.hit.received) for letter in letters} == {0}
+
+
+async def test_what_is_read_back_from_a_log_without_its_boot_is_a_letter(tmp_path: Path) -> None:
+    """The row of the boot was in the part of the log that is damaged."""
+    queue = await Queue.open(tmp_path / "hits.db", LIMITS, FakeClock())
+    await queue.close()
+    rows: list[tuple[int, pages.Row]] = [
+        (id_, (None, 1, boot, 5, 0, None, content(id_), row_sum(1, boot, 5, content(id_))))
+        for id_, boot in ((1, queue.boots.current), (2, 2))
+    ]
+    with closing(sqlite3.connect(queue.path, isolation_level=None)) as db:
+        (said,) = salvage.put_back(db, rows)
+    found = await Queue.open(queue.path, LIMITS, FakeClock())
+    (letter,) = await found.dead_letters()
+    await found.close()
+
+    assert said.endswith(
+        "2 hits were read back from it, 1 as dead letters: their time of receipt is lost"
+    )
+    assert (letter.hit.id, letter.reason, letter.hit.ambiguous) == (2, salvage.TIMELESS, True)
+    assert (found.ledger.waiting, found.ledger.dead, found.ledger.balanced) == (1, 1, True)
+    recount(queue.path)
+
+
+async def test_a_requeued_hit_without_a_time_counts_as_received_then(filled: Filled) -> None:
+    """A person decided; its row is whole, and it is stamped with that second."""
+    move_log(filled.path)
+    wipe(filled.path, leaves(filled.path, "boots"))
+    clock = FakeClock()
+    clock.reboots("second boot")
+    clock.passes(60)
+    queue = await Queue.open(filled.path, LIMITS, clock)
+    async with asyncio.TaskGroup() as loops:
+        loops.create_task(queue.run())
+        letters = await queue.dead_letters(0, 3)
+        await queue.requeue([letter.hit.id for letter in letters])
+        hits = await queue.fetch(range(HITS + 1, HITS + 4))
+        await queue.close()
+
+    assert [hit.request for hit in hits] == [letter.hit.request for letter in letters]
+    assert {queue.boots.wall_ms(hit.received) for hit in hits} == {clock.wall_ms()}
+    assert queue.ledger.balanced
 
 
 async def test_a_salvage_cut_short_at_its_end_is_finished(filled: Filled) -> None:

@@ -162,4 +162,5 @@ def _hit(row: Any) -> tuple[Request, float | None]:
             raise ValueError("no hit of an export")
     if at_ms is not None and (type(at_ms) not in (int, float) or not math.isfinite(at_ms)):
         raise ValueError("received_ms is no number")
-    return replace(request, headers=headers.kept(request.headers, "")), at_ms
+    # 0: the time was lost with a damaged file.
+    return replace(request, headers=headers.kept(request.headers, "")), at_ms or None

@@ -17,6 +17,9 @@ from proxy.core.hit import Received
 # the jitter between two clock readings.
 STEP_MS = 500
 
+# The boot of a hit whose own was lost with a damaged file; boots are counted from 1.
+LOST = 0
+
 
 @dataclass(frozen=True, slots=True)
 class Boots:
@@ -26,13 +29,18 @@ class Boots:
     offsets: dict[int, int]
 
     def wall_ms(self, at: Received) -> int:
-        """Unix milliseconds of an instant, as well as we know them today."""
-        return at.ms + self.offsets.get(at.boot, self.offsets[self.current])
+        """Unix milliseconds of an instant, as well as we know them today; 0 when nobody can."""
+        return at.ms + self.offsets[at.boot] if at.boot in self.offsets else 0
 
     def age_ms(self, at: Received, now_ms: int) -> int:
-        """How long ago; `now_ms` is the forward-only clock of the current boot."""
+        """How long ago; `now_ms` is the forward-only clock of the current boot.
+
+        What has no time has no age: no limit of age drops it.
+        """
         if at.boot == self.current:
             return max(0, now_ms - at.ms)
+        if at.boot not in self.offsets:
+            return 0
         return max(0, now_ms + self.offsets[self.current] - self.wall_ms(at))
 
     def stepped(self, offset_ms: int) -> bool:

@@ -123,21 +123,24 @@ def is_certain(found: Found, hits: int, *, marks_whole: bool) -> bool:
     return marks_whole or not known.delivered
 
 
-def settle(found: Found, hits: int, letters: int, size: int) -> tuple[Ledger, int]:
+def settle(
+    found: Found, hits: int, letters: int, size: int, timeless: int = 0
+) -> tuple[Ledger, int]:
     """The account of what was kept, and how many hits are lost.
 
+    `timeless`: waiting hits that became dead letters, beside the `letters` there were.
     They are in `discarded`, since every accepted hit is accounted for.  Where it is not
     certain that all that is kept waits, a delivered hit may stand in for a lost one: the
     loss is then the least that it can be.
     """
     known = found.ledger or Ledger(delivered=len(found.settled) - letters)
-    left = hits + letters + known.delivered + known.expired
+    left = hits + timeless + letters + known.delivered + known.expired
     accepted = max(known.accepted, left + known.discarded)
     ledger = replace(
         known,
         accepted=accepted,
         waiting=hits,
-        dead=letters,
+        dead=letters + timeless,
         held=len(found.held),
         discarded=accepted - left,
         waiting_bytes=size,

@@ -112,6 +112,7 @@ TALLY = "INSERT INTO tallies VALUES (?, ?) ON CONFLICT DO UPDATE SET count = exc
 REQUEUE = """
     INSERT INTO hits (id, lane, boot, received_ms, flags, suites, content, sum)
     SELECT ?, lane, boot, received_ms, flags | 2, suites, content, sum FROM dead WHERE id = ?"""
+DATE = "UPDATE hits SET boot = ?, received_ms = ?, sum = ? WHERE id = ?"
 DEAD = """
     SELECT id, lane, boot, received_ms, flags, suites, content, sum,
            reason, status, tries, died_ms
@@ -444,7 +445,7 @@ class Queue:
 
     async def requeue(self, ids: Sequence[int]) -> int:
         """Dead letters wait again, at the end of their lanes; how many there were."""
-        requeued: int = await self._change(partial(_requeue, list(ids)))
+        requeued: int = await self._change(partial(_requeue, list(ids), self.clock.ms()))
         return requeued
 
     async def discard(self, ids: Sequence[int]) -> int:
@@ -999,15 +1000,19 @@ def _doubt_all(ids: list[int], db: sqlite3.Connection, book: _Book, _lean: bool)
         book.ledger = replace(book.ledger, ambiguous=book.ledger.ambiguous + doubted)
 
 
-def _requeue(ids: list[int], db: sqlite3.Connection, book: _Book, _lean: bool) -> int:
+def _requeue(ids: list[int], now_ms: int, db: sqlite3.Connection, book: _Book, _lean: bool) -> int:
     count = 0
     for id_ in ids:
-        row = db.execute("SELECT length(content), lane FROM dead WHERE id = ?", (id_,)).fetchone()
+        row = db.execute(
+            "SELECT length(content), lane, boot FROM dead WHERE id = ?", (id_,)
+        ).fetchone()
         if row is None:
             continue
-        size, lane = row
+        size, lane, boot = row
         book.last_id += 1
         db.execute(REQUEUE, (book.last_id, id_))
+        if boot not in book.boots.offsets:
+            _date(db, book.last_id, Received(book.boots.current, now_ms))
         reached(Point.REQUEUE_INSIDE)
         db.execute("DELETE FROM dead WHERE id = ?", (id_,))
         ledger = book.ledger
@@ -1020,6 +1025,15 @@ def _requeue(ids: list[int], db: sqlite3.Connection, book: _Book, _lean: bool) -
         book.arrived.append((book.last_id, lane))
         count += 1
     return count
+
+
+def _date(db: sqlite3.Connection, id_: int, at: Received) -> None:
+    """A hit whose time of receipt is lost gets another; a damaged one stays recognisable."""
+    lane, boot, received_ms, content, total = db.execute(
+        "SELECT lane, boot, received_ms, content, sum FROM hits WHERE id = ?", (id_,)
+    ).fetchone()
+    if total == row_sum(lane, boot, received_ms, content):
+        db.execute(DATE, (at.boot, at.ms, row_sum(lane, at.boot, at.ms, content), id_))
 
 
 def _discard(ids: list[int], db: sqlite3.Connection, book: _Book, _lean: bool) -> int:

@@ -23,6 +23,7 @@ from typing import Any, cast
 
 from proxy.core import pages, rescue
 from proxy.core.hit import Ledger
+from proxy.core.moment import LOST
 from proxy.core.pages import Frame, Image, Row
 from proxy.shell import migrate
 
@@ -40,6 +41,16 @@ SCHEMA = "SELECT name, sql FROM sqlite_schema WHERE sql IS NOT NULL"
 RECOUNT = """
     SELECT (SELECT count(*) FROM hits) - (SELECT count(*) FROM delivered), waiting,
            (SELECT count(*) FROM held), held, (SELECT count(*) FROM dead), dead FROM ledger"""
+TIMELESS = "its time of receipt is lost with the damaged file; requeued, it counts as received then"
+BURY_TIMELESS = """
+    INSERT OR IGNORE INTO dead
+    SELECT id, lane, boot, received_ms, flags, suites, content, sum, ?, NULL, 0, ? FROM hits
+    WHERE id >= ? AND boot NOT IN (SELECT boot FROM boots)"""
+REMOVE_TIMELESS = "DELETE FROM hits WHERE id >= ? AND boot NOT IN (SELECT boot FROM boots)"
+# A boot yet to come may get the number of one whose row is lost: no letter may name that.
+FORGET_BOOT = f"""
+    UPDATE dead SET boot = {LOST}, sum = row_sum(lane, {LOST}, received_ms, content)
+    WHERE id >= ? AND boot NOT IN (SELECT boot FROM boots)"""  # noqa: S608 - a number
 _TORN = "the log of the queue file was damaged"
 _COUNTS = tuple(one.name for one in fields(Ledger))
 
@@ -48,6 +59,7 @@ _COUNTS = tuple(one.name for one in fields(Ledger))
 class Report:
     """What happened: `lost` hits were accepted and are gone; `doubtful` ones may be sent twice.
 
+    `timeless` of the dead letters were waiting hits, until their time of receipt was lost.
     `exact`: the loss is a count; otherwise more may be lost.
     """
 
@@ -58,11 +70,12 @@ class Report:
     lost: int
     doubtful: int
     exact: bool
+    timeless: int
 
     def __str__(self) -> str:
         return (
             f"the queue file was damaged ({self.reason}): it lies at {self.aside}; kept "
-            f"{self.kept} waiting hits and {self.dead} dead letters, lost {self._loss}, "
+            f"{self.kept} waiting hits and {self._letters}, lost {self._loss}, "
             f"{self.doubtful} may be sent twice"
         )
 
@@ -71,9 +84,16 @@ class Report:
         """The same before it is done."""
         return (
             f"the queue file is damaged ({self.reason}): it would lie at {self.aside}; would keep "
-            f"{self.kept} waiting hits and {self.dead} dead letters, lose {self._loss}, "
+            f"{self.kept} waiting hits and {self._letters}, lose {self._loss}, "
             f"{self.doubtful} may be sent twice"
         )
+
+    @property
+    def _letters(self) -> str:
+        letters = f"{self.dead} dead letters"
+        if not self.timeless:
+            return letters
+        return f"{letters} (of these {self.timeless} hits whose time of receipt is lost)"
 
     @property
     def _loss(self) -> str:
@@ -269,17 +289,36 @@ def put_back(db: sqlite3.Connection, rows: list[tuple[int, Row]]) -> list[str]:
     lost = _beyond(db, rows)
     if not lost:
         return []
-    size = sum(len(cast("bytes", row[6])) for row in lost)
+    first = lost[0][0]
     db.execute("BEGIN IMMEDIATE")
     db.executemany(ADD_HIT, lost)
-    db.execute("UPDATE hits SET flags = flags | 1 WHERE id >= ?", (lost[0][0],))
+    db.execute("UPDATE hits SET flags = flags | 1 WHERE id >= ?", (first,))
+    timeless = _bury_timeless(db, first)
+    (size,) = db.execute(
+        "SELECT coalesce(sum(length(content)), 0) FROM hits WHERE id >= ?", (first,)
+    ).fetchone()
     db.execute(
-        "UPDATE ledger SET last_id = :last, accepted = accepted + :more, waiting = waiting + :more,"
+        "UPDATE ledger SET last_id = :last, accepted = accepted + :more,"
+        " waiting = waiting + :more - :timeless, dead = dead + :timeless,"
         " ambiguous = ambiguous + :more, waiting_bytes = waiting_bytes + :size",
-        {"last": lost[-1][0], "more": len(lost), "size": size},
+        {"last": lost[-1][0], "more": len(lost), "timeless": timeless, "size": size},
     )
     db.execute("COMMIT")
-    return [f"{_TORN}: {len(lost)} hits were read back from it"]
+    letters = f", {timeless} as dead letters: their time of receipt is lost" if timeless else ""
+    return [f"{_TORN}: {len(lost)} hits were read back from it{letters}"]
+
+
+def _bury_timeless(db: sqlite3.Connection, first: int) -> int:
+    """Hits from this id on whose boot is lost become dead letters; how many.
+
+    Any stamp they could be sent with would be made up.
+    """
+    db.create_function("row_sum", 4, rescue.row_sum, deterministic=True)
+    died_ms = int(datetime.now(UTC).timestamp() * 1000)
+    timeless = db.execute(BURY_TIMELESS, (TIMELESS, died_ms, first)).rowcount
+    db.execute(REMOVE_TIMELESS, (first,))
+    db.execute(FORGET_BOOT, (first,))
+    return timeless
 
 
 def _beyond(db: sqlite3.Connection, rows: list[tuple[int, Row]]) -> list[tuple[Any, ...]]:
@@ -327,26 +366,29 @@ def _copy(
     _insert(new, ADD_HIT, rescue.waiting(now, found))
     _insert(new, ADD_DEAD, rescue.dead(now, found))
     _insert(new, ADD_HIT, rescue.forgotten(frames, now, found.last_id))
+    new.executemany(
+        "INSERT OR IGNORE INTO boots VALUES (?, ?, ?)",
+        [(id_, *row[1:]) for id_, row in found.boots.items() if id_ != LOST],
+    )
+    (letters,) = new.execute("SELECT count(*) FROM dead").fetchone()
+    timeless = _bury_timeless(new, 0)
     hits, size, newest = new.execute(
         "SELECT count(*), coalesce(sum(length(content)), 0), coalesce(max(id), 0) FROM hits"
     ).fetchone()
-    letters, newest_dead = new.execute("SELECT count(*), coalesce(max(id), 0) FROM dead").fetchone()
+    (newest_dead,) = new.execute("SELECT coalesce(max(id), 0) FROM dead").fetchone()
     held = [(id_, *row[1:], id_) for id_, row in found.held.items()]
     new.executemany("INSERT INTO held SELECT ?, ?, ?, ? WHERE ? IN (SELECT id FROM hits)", held)
     (kept_held,) = new.execute("SELECT count(*) FROM held").fetchone()
-    new.executemany(
-        "INSERT OR IGNORE INTO boots VALUES (?, ?, ?)",
-        [(id_, *row[1:]) for id_, row in found.boots.items()],
-    )
     new.executemany("INSERT INTO settings VALUES (?, ?)", found.settings.items())
-    ledger, lost = rescue.settle(found, hits, letters, size)
+    ledger, lost = rescue.settle(found, hits, letters, size, timeless)
     # What SQLite forgets of the log may be marks too.
     certain = all(frame.sound for frame in frames) and rescue.is_certain(
-        found, hits, marks_whole=marks_whole
+        found, hits + timeless, marks_whole=marks_whole
     )
-    doubtful = 0 if certain else hits
+    doubtful = 0 if certain else hits + timeless
     if doubtful:
         new.execute("UPDATE hits SET flags = flags | 1")
+        new.execute("UPDATE dead SET flags = flags | 1 WHERE reason = ?", (TIMELESS,))
     tallies = dict(found.tallies)
     tallies["lost.damaged"] = tallies.get("lost.damaged", 0) + lost
     new.executemany("INSERT INTO tallies VALUES (?, ?)", tallies.items())
@@ -357,7 +399,7 @@ def _copy(
         (max(found.last_id, newest, newest_dead, *found.settled, 0), *counts.values()),
     )
     new.execute("COMMIT")
-    return Report(reason, str(aside), hits, letters, lost, doubtful, certain)
+    return Report(reason, str(aside), hits, letters + timeless, lost, doubtful, certain, timeless)
 
 
 def _insert(db: sqlite3.Connection, sql: str, rows: Iterable[tuple[int, Row]]) -> None:

@@ -230,7 +230,7 @@ async def _judge(
     problems += _silent(path, damaged, queue, found)
     if kind in OF_THE_FILE and not (filled.folder / "hits.db-wal").exists():
         untouched = _untouched(filled, damaged)
-        missing = untouched - waiting.keys()
+        missing = untouched - waiting.keys() - _letters(path)
         found.untouched += len(untouched)
         found.missing += len(missing)
         if missing and not queue.tallies.get("lost.damaged"):
@@ -280,6 +280,12 @@ async def _start(path: Path) -> tuple[dict[int, bytes], Queue]:
     finally:
         await queue.close()
     return {hit.id: wire.pack(hit.request) for hit in hits if hit.request.method}, queue
+
+
+def _letters(path: Path) -> set[int]:
+    """Kept as well: whose boot is lost has no time to be sent with."""
+    with contextlib.closing(sqlite3.connect(path)) as db:
+        return {id_ for (id_,) in db.execute("SELECT id FROM dead")}
 
 
 def _unsound(path: Path, queue: Queue) -> list[str]:
