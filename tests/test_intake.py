@@ -82,7 +82,7 @@ class Port:
 
     async def requests(self) -> list[Request]:
         """What the queue holds, oldest first."""
-        return [wire.unpack(content) for content in reversed(await self.queue.newest(1000))]
+        return list(reversed(await self.queue.newest(1000, wire.unpack)))
 
 
 class Listen(Protocol):

@@ -13,6 +13,7 @@ import stat
 import subprocess
 import sys
 import threading
+import tracemalloc
 from collections import deque
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import replace
@@ -329,7 +330,35 @@ async def test_counts_and_settings_survive_a_restart(tmp_path: Path, open_queue:
     assert peek(again.path) == (before, {"refused.max_hits": 2})
     assert await again.setting("offline-until") == "inf"
     assert await again.setting("other") is None
-    assert await again.newest(1) == [new_hit(1).content]
+    assert await again.newest(1, bytes) == [new_hit(1).content]
+
+
+async def test_the_newest_hits_are_looked_at_one_at_a_time(queue: Queue) -> None:
+    """However large they are, no two contents are in memory at once."""
+    size = 500_000
+    for _ in range(6):
+        await stored(queue, 10, size=size)
+    tracemalloc.start()
+    try:
+        said = await queue.newest(1_000, len)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+
+    assert len(said) == 60
+    assert min(said) > size
+    assert peak < 4 * size
+
+
+async def test_large_hits_do_not_delay_a_start(
+    queue: Queue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No more bytes are read than a start can wait for: those of the newest hits."""
+    ids = [hit.id for hit in await stored(queue, 10, size=1_000)]
+    monkeypatch.setattr("proxy.shell.queue.NEWEST_BYTES", 3_500)
+    said = await queue.newest(1_000, wire.unpack)
+
+    assert said == [hit.request for hit in reversed(await queue.fetch(ids[-3:]))]
 
 
 async def test_tidy_writes_tallies_down(queue: Queue) -> None:

@@ -27,7 +27,7 @@ from email.utils import formatdate
 from functools import lru_cache
 from http import HTTPStatus
 from time import time
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 from aiohttp import HttpVersion, HttpVersion10, HttpVersion11, web
 from aiohttp.http_exceptions import LineTooLong
@@ -71,12 +71,15 @@ MOST_COPIES = 65_536
 COPIES_AFTER_RESTART = 4_096
 
 
+T = TypeVar("T")
+
+
 class Store(Protocol):
     """What the intake asks of the queue."""
 
     async def add(self, hits: Sequence[NewHit]) -> list[int]: ...
 
-    async def newest(self, count: int) -> list[bytes]: ...
+    async def newest(self, count: int, say: Callable[[bytes], T]) -> list[T]: ...
 
     def tally(self, name: str) -> None: ...
 
@@ -161,8 +164,10 @@ class Intake:
     async def remember_newest(self) -> None:
         """Know the hits stored last, whose answers a crash may have kept from their clients."""
         now = asyncio.get_running_loop().time()
-        for content in await self._store.newest(COPIES_AFTER_RESTART):
-            key = beacon.copy_key(reception.stored(content))
+        keys = await self._store.newest(
+            COPIES_AFTER_RESTART, lambda content: beacon.copy_key(reception.stored(content))
+        )
+        for key in reversed(keys):
             if key is not None:
                 self._copies.remember(key, now, None)
 

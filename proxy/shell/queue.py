@@ -66,6 +66,8 @@ FIRST_PRAGMAS = (
 PAGE_HITS = 1_000
 PURGE_HITS = 500
 MOST_DELIVERED = 100_000
+# A start reads the newest hits before it is ready: so many bytes of them at most.
+NEWEST_BYTES = 64 * 1024**2
 # Empty pages the file keeps for the next burst, and how many go back to the disk at a time.
 SPARE_PAGES, SHRINK_PAGES = 1_024, 128
 
@@ -344,9 +346,13 @@ class Queue:
         """These hits, but for those that are gone."""
         return await self._read(_fetch, list(ids))
 
-    async def newest(self, count: int) -> list[bytes]:
-        """The contents of the hits stored last."""
-        return [row[0] for row in await self._read(_rows, NEWEST, count)]
+    async def newest(self, count: int, say: Callable[[bytes], T]) -> list[T]:
+        """What `say` makes of the contents of the hits stored last, newest first.
+
+        Fewer when they are large.  `say` is called in the reader's thread, with one content
+        at a time: no more of them than that is held in memory.
+        """
+        return await self._read(_newest, count, say)
 
     def begin(self, hit: int) -> bool:
         """Mark a hit as in flight; False when a limit has dropped it meanwhile.
@@ -1106,6 +1112,18 @@ def _dead(row: tuple[Any, ...]) -> DeadLetter:
 def _fetch(db: sqlite3.Connection, ids: list[int]) -> list[Hit]:
     rows = (db.execute(ONE, (id_,)).fetchone() for id_ in ids)
     return [_hit(row) for row in rows if row is not None]
+
+
+def _newest(db: sqlite3.Connection, count: int, say: Callable[[bytes], T]) -> list[T]:
+    said: list[T] = []
+    size = 0
+    with contextlib.closing(db.execute(NEWEST, (count,))) as rows:
+        for (content,) in rows:
+            size += len(content)
+            if size > NEWEST_BYTES:
+                break
+            said.append(say(content))
+    return said
 
 
 def _row(db: sqlite3.Connection, sql: str, *values: object) -> tuple[Any, ...] | None:
