@@ -759,6 +759,22 @@ async def test_drop_oldest_makes_room_and_counts(open_queue: OpenQueue) -> None:
     assert_exact(queue)
 
 
+async def test_below_a_lowered_limit_the_queue_gets_step_by_step(open_queue: OpenQueue) -> None:
+    """No hit waits until all that is too much is dropped, and none makes it more."""
+    queue = await open_queue(Limits(max_hits=4_000, drop_oldest=True, min_free_disk=0))
+    await queue.add([new_hit(n) for n in range(3_000)])
+    queue.limits = Limits(max_hits=10, drop_oldest=True, min_free_disk=0)
+    waiting = queue.ledger.waiting
+    while waiting > 10:
+        adds = [queue.add([new_hit(n)]) for n in range(5)]
+        await asyncio.gather(*adds)
+        dropped = waiting + len(adds) - queue.ledger.waiting
+        assert len(adds) <= dropped <= 500 + len(adds)
+        waiting = queue.ledger.waiting
+
+    assert (waiting, queue.ledger.balanced) == (10, True)
+
+
 async def test_drop_oldest_frees_bytes(open_queue: OpenQueue) -> None:
     size = len(new_hit().content)
     queue = await open_queue(Limits(max_bytes=4 * size, drop_oldest=True, min_free_disk=0))

@@ -763,7 +763,7 @@ class Queue:
             if any(over):
                 if len(adds) > 1:  # the later ones may have to drop the earlier ones
                     return [self._insert(db, book, [hits])[0] for hits in adds]
-                self._drop(db, book, *over)
+                self._drop(db, book, over, (len(together), size))
         first = book.last_id + 1
         db.executemany(
             ADD,
@@ -818,9 +818,24 @@ class Queue:
                 **{counted: getattr(book.ledger, counted) - 1},
             )
 
-    def _drop(self, db: sqlite3.Connection, book: _Book, hits: int, size: int) -> None:
-        """Make room for this many hits and bytes by dropping the oldest not in flight."""
-        self._take_oldest(db, book, "discarded", lambda n, freed, _: n < hits or freed < size)
+    def _drop(
+        self, db: sqlite3.Connection, book: _Book, over: tuple[int, int], coming: tuple[int, int]
+    ) -> None:
+        """Make room for the hits and bytes over a limit by dropping the oldest not in flight.
+
+        No less than what is coming, and no more than a purge takes at a time: below a limit
+        that was lowered the queue gets step by step, and no hit waits for it for long.
+        """
+        dropped = len(book.dropped)
+        self._take_oldest(
+            db,
+            book,
+            "discarded",
+            lambda n, freed, _: (
+                (n < over[0] or freed < over[1])
+                and (n + dropped < PURGE_HITS or n < coming[0] or freed < coming[1])
+            ),
+        )
 
     def _expire(self, db: sqlite3.Connection, book: _Book, _lean: bool) -> int:
         """Some hits older than max_age leave, oldest first; how many."""
