@@ -239,7 +239,7 @@ def chart(queue: Path, began: int) -> None:
                 oldest = at - (began - 7200)
             elif not is_out:
                 delivered = accepted
-            dead += 3 if at - 300 < began - 1800 <= at else 0
+            dead += 5 if at - 300 < began - 1800 <= at else 0
             point = (at, oldest, accepted - delivered, accepted, delivered, dead)
             db.execute("INSERT INTO series VALUES (?, ?, ?, ?, ?, ?)", point)
 
