@@ -523,6 +523,23 @@ async def test_an_outage_is_seen_to_come_and_to_go(
     await screen.has("Online", "#state")
 
 
+async def test_a_pause_that_the_server_asked_for_is_said_and_can_be_ended(
+    serve: Serve, adobe: FakeCollector, look: Look
+) -> None:
+    """It is no outage; whoever knows better need not sit it out."""
+    daemon = await serve(adobe, OPTIONAL)
+    await send(daemon, beacon("Home"))
+    await daemon.until(lambda status: status["delivered"] == 1)
+    adobe.always(fake.status(503, retry_after=3600))
+    await send(daemon, beacon("Basket"))
+    screen = await look(daemon)
+    await screen.has(re.compile("the server asked for a pause, next try in 5. m"), "#aside")
+    adobe.heal()
+    await screen.press("Retry now")
+    await daemon.until(lambda status: status["delivered"] == 2)
+    await screen.until("!document.getElementById('aside').textContent.includes('pause')")
+
+
 async def test_a_queue_that_is_full_is_red(serve: Serve, look: Look) -> None:
     """With what it means for the apps."""
     daemon = await serve(None, {"queue.max_hits": 1})

@@ -40,9 +40,10 @@ export class Band {
     const { state, forwarding } = this.status
     const since = (Date.now() - this.shownAt) / 1_000
     const beside = []
-    if (forwarding && state === "offline" && forwarding.next_try_seconds !== null) {
+    if (isWaiting(this.status)) {
       const left = forwarding.next_try_seconds - since
-      beside.push(left > 0.5 ? `next try in ${span(left)}` : "trying now")
+      const why = state === "online" ? "the server asked for a pause, " : ""
+      beside.push(left > 0.5 ? `${why}next try in ${span(left)}` : "trying now")
     }
     if (forwarding?.last_delivery_ms && state !== "capture") {
       beside.push(["last delivery ", moment(forwarding.last_delivery_ms, ago(forwarding.last_delivery_ms))])
@@ -53,7 +54,7 @@ export class Band {
 
   #steer(status) {
     const buttons = {
-      online: ["offline"],
+      online: isWaiting(status) ? ["retry", "offline"] : ["offline"],
       offline: isUntried(status) ? ["offline"] : ["retry", "offline"],
       held: ["online"],
       refusing: status.forwarding ? ["retry"] : [],
@@ -82,6 +83,9 @@ export class Band {
     return this.app.attempt(async () => this.app.told(await post(`forwarding/${what}`, how)))
   }
 }
+
+const isWaiting = ({ state, forwarding }) =>
+  forwarding !== null && (state === "offline" || state === "online") && forwarding.next_try_seconds !== null
 
 const FAILURES = [
   [/ConnectionRefused|Connect call failed|refused/i, "connection refused"],
