@@ -781,7 +781,10 @@ async def test_an_id_that_is_no_dead_letter_is_not_passed_over(
 
 
 @pytest.mark.parametrize("verb", ["requeue", "discard"])
-@pytest.mark.parametrize("words", [[], ["1", "--all"]])
+@pytest.mark.parametrize(
+    "words",
+    [[], ["1", "--all"], ["1", "--filter", "x"], ["--all", "--filter", "x"], ["--filter", " "]],
+)
 def test_which_letters_must_be_said(verb: str, words: list[str]) -> None:
     assert run("dead", verb, *words).code == Exit.USAGE
 
@@ -794,6 +797,31 @@ async def test_all_letters_are_requeued(serve: Serve, adobe: FakeCollector, tmp_
 
     assert (said.code, said.out) == (0, "3 requeued\n")
     await served.until(lambda status: status["delivered"] == 3)
+
+
+async def test_letters_are_chosen_by_a_filter(
+    serve: Serve, adobe: FakeCollector, tmp_path: Path
+) -> None:
+    """What a filter means among the dead, and nothing else of what it means."""
+    served = await bereave(serve, adobe)
+    adobe.heal()
+    await served.hits(range(5, 6), suite="buried")
+    shell = shell_for(served, tmp_path)
+    await served.until(lambda status: status["delivered"] == 1)
+
+    said = await shell("dead", "requeue", "--filter", "suite:buried")
+    assert (said.code, said.out) == (0, "2 requeued\n")
+    said = await shell("dead", "discard", "--filter", "reason:410", typed="1\n")
+    assert (said.code, said.out) == (0, "1 discarded\n")
+    assert "(1)" in said.err
+    status = await served.until(lambda status: status["delivered"] == 3)
+    assert (status["dead"], status["discarded"]) == (0, 1)
+
+
+def test_a_faulty_filter_changes_nothing() -> None:
+    said = run("dead", "discard", "--filter", "sutie:x", "--yes")
+    assert (said.code, said.out) == (Exit.USAGE, "")
+    assert "^ there is no field" in said.err
 
 
 @pytest.mark.parametrize("typed", ["", "\n", "y\n", "yes\n", "2\n", "33\n"])

@@ -15,7 +15,7 @@ from typing import Any, BinaryIO
 
 import click
 
-from proxy.cli import ask, settings
+from proxy.cli import ask, filters, kept, settings
 from proxy.cli.exits import Exit, Stop
 from proxy.cli.options import Options, Verbs, note
 
@@ -77,43 +77,51 @@ def export(options: Options, output: BinaryIO) -> None:
 @dead.command()
 @click.argument("ids", type=click.IntRange(min=0), nargs=-1)
 @click.option("--all", "all_", is_flag=True, help="All there are.")
+@click.option("--filter", "filter_", metavar="FILTER", help="Those of a filter, as in `hits`.")
 @click.pass_obj
-def requeue(options: Options, ids: tuple[int, ...], all_: bool) -> None:
+def requeue(options: Options, ids: tuple[int, ...], all_: bool, filter_: str | None) -> None:
     """Let these letters wait again.
 
     They keep their own time, whatever came after them.
     """
-    chosen = _chosen(ids, all_)
-    found = ask.daemon(options).post("/api/v1/dead/requeue", chosen)
+    chosen = _chosen(ids, all_, filter_)
+    found = ask.daemon(options).post("/api/v1/hits/requeue", chosen)
     _done(options, found, "requeued", ids)
 
 
 @dead.command()
 @click.argument("ids", type=click.IntRange(min=0), nargs=-1)
 @click.option("--all", "all_", is_flag=True, help="All there are.")
+@click.option("--filter", "filter_", metavar="FILTER", help="Those of a filter, as in `hits`.")
 @click.option("--yes", is_flag=True, help="Do not ask for the number.")
 @click.pass_obj
-def discard(options: Options, ids: tuple[int, ...], all_: bool, yes: bool) -> None:
+def discard(
+    options: Options, ids: tuple[int, ...], all_: bool, filter_: str | None, yes: bool
+) -> None:
     """Give these letters up for good.
 
     The number of letters must be typed back.
     """
-    chosen = _chosen(ids, all_)
+    chosen = _chosen(ids, all_, filter_)
     daemon = ask.daemon(options)
-    count = daemon.get("/api/v1/dead?limit=1")["total"] if all_ else len(set(ids))
+    count = len(set(ids)) or kept.Asked(daemon).count(f"is:dead {filter_ or ''}")
     if count and not yes:
         note(options, "They are gone for good; `trackoffline dead export` keeps a copy.")
         typed = click.prompt(f"Type the number of letters to discard ({count})", err=True)
         if typed.strip() != str(count):
             raise Stop(Exit.FAULT, "Another number: nothing was discarded.")
-    if all_:
+    if not ids:
         chosen["expect_count"] = count
-    _done(options, daemon.post("/api/v1/dead/discard", chosen), "discarded", ids)
+    _done(options, daemon.post("/api/v1/hits/discard", chosen), "discarded", ids)
 
 
-def _chosen(ids: tuple[int, ...], all_: bool) -> dict[str, Any]:
-    if bool(ids) == all_:
-        raise click.UsageError("say which: ids (see `dead list --each`), or --all")
+def _chosen(ids: tuple[int, ...], all_: bool, filter_: str | None) -> dict[str, Any]:
+    if bool(ids) + all_ + (filter_ is not None) != 1:
+        raise click.UsageError("say which: ids (see `dead list --each`), --filter, or --all")
+    if filter_ is not None:
+        if not filter_.strip():
+            raise click.UsageError("an empty filter means every letter: say --all")
+        return {"q": filters.read((filter_,))}
     return {"all": True} if all_ else {"ids": list(ids)}
 
 
