@@ -11,6 +11,7 @@ import pytest
 from daemon import Serve, Served, hit
 from test_cli import Shell, run, shell_for, shell_without
 
+from proxy.cli import files_of_hits
 from proxy.cli.exits import Exit
 from proxy.core.hit import Request
 from proxy.core.render import request_json
@@ -187,6 +188,23 @@ async def test_hits_are_put_into_order_even_from_a_pipe(served: Served, tmp_path
     }
     found = rows((await shell("hits", "--json", "-n", "3")).out)
     assert [row["title"] for row in found] == ["p0", "p1", "p2"]
+
+
+def test_hits_of_one_millisecond_are_put_into_order_too(tmp_path: Path) -> None:
+    """By their ids; a HAR file has none, and has the oldest first."""
+    export = tmp_path / "x.ndjson"
+    lines = [{"id": id_, "received_ms": 7, "target": hit(id_)} for id_ in (3, 2, 1)]
+    export.write_text("".join(f"{json.dumps(one)}\n" for one in lines))
+    archive = tmp_path / "x.har"
+    entries = [
+        {"request": {"method": "GET", "url": f"http://a{hit(number)}"}} for number in (1, 2, 3)
+    ]
+    archive.write_text(json.dumps({"log": {"entries": entries}}))
+
+    for file in (export, archive):
+        with files_of_hits.opened(str(file)) as found:
+            targets = [found.request(place).target.decode() for place in found.places]
+        assert targets == [hit(1), hit(2), hit(3)]
 
 
 async def test_delivered_hits_are_not_imported_without_a_word(

@@ -41,6 +41,7 @@ class Place:
     """
 
     at_ms: float | None
+    id: int
     suites: tuple[str, ...]
     has_ts: bool
     delivered: bool
@@ -105,11 +106,16 @@ class Contents:
             names = suites.setdefault(said.suites, said.suites)
             delivered = row.get("state") == "delivered"
             has_ts = said.ts is not None
-            self.places.append(Place(at_ms, names, has_ts, delivered, where, offset))
-        # Without a time they stand behind, in the order of the file.
-        self.places.sort(
-            key=lambda place: sys.float_info.max if place.at_ms is None else place.at_ms
-        )
+            # An export has the newest first, also among those of one millisecond.
+            id_ = row.get("id")
+            id_ = id_ if type(id_) is int else len(self.places)
+            self.places.append(Place(at_ms, id_, names, has_ts, delivered, where, offset))
+        self.places.sort(key=_in_order)
+
+
+def _in_order(place: Place) -> tuple[float, int]:
+    """By time, and within a millisecond by id; those without a time last, as they stand."""
+    return (sys.float_info.max if place.at_ms is None else place.at_ms), place.id
 
 
 @contextlib.contextmanager
