@@ -345,6 +345,14 @@ def test_the_visitor_that_wins_is_the_one_the_lane_goes_by(
     assert kinds == [one for one in order if one in kinds], "in Adobe's order, each once"
 
 
+def test_behind_a_thousand_parameters_the_visitor_is_the_lanes_too() -> None:
+    query = b"c.&x=1&.c&" + b"v1=x&" * (2 * MOST) + b"mid=7&ts=1770000000"
+    said, decoded = beacon.read(get(query)), decode(get(query))
+    assert said.visitor == b"mid:7"
+    assert decoded.identities[0] == Identity("mid", "7", used=True)
+    assert decoded.ts == "1770000000"
+
+
 @given(
     tags=st.lists(
         st.sampled_from(["visitorId", "marketingCloudVisitorId", "fallbackVisitorId", "userAgent"]),

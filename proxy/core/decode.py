@@ -288,6 +288,10 @@ _LEVELS = (
     ("mts.", TECHNICAL, ""),
 )
 
+# What tells the visitor, the time and the encoding: only at depth 0, and the first that says
+# something, as `beacon.top_level` reads them.
+_ACTED_ON = frozenset((b"vid", b"aid", b"mid", b"fid", b"ts", b"ce"))
+
 UNCLOSED, CLOSES_NOTHING = "never closed", "closes nothing"
 
 # The encodings that a web page may have.  A list, for Python's own names of "encodings" have
@@ -337,9 +341,8 @@ def decode(request: Request, peer: str = "") -> Decoded:
     else:
         said = _parameters(query, request.body)
         suites = _suites(match["suites"]) if match is not None else ()
-        found = beacon.parameters(query, request.body)
-        identities = _identities(beacon.visitors(found, request, peer), said.charset)
-        stamp = found.get(b"ts")
+        identities = _identities(beacon.visitors(said.acted, request, peer), said.charset)
+        stamp = said.acted.get(b"ts")
         ts = _text(stamp, said.charset) if stamp else None
     value = said.values.get
     kind = _kind(value("pe", ""), value("pev2", ""))
@@ -366,9 +369,10 @@ def decode(request: Request, peer: str = "") -> Decoded:
 class _Said:
     """Fields as they are found, and the value that counts of each parameter."""
 
-    __slots__ = ("charset", "groups", "values")
+    __slots__ = ("acted", "charset", "groups", "values")
 
     def __init__(self, charset: str = "utf-8") -> None:
+        self.acted: dict[bytes, bytes] = {}
         self.charset = charset
         self.groups: defaultdict[str, list[Field]] = defaultdict(list)
         self.values: dict[str, str] = {}
@@ -391,11 +395,14 @@ class _Said:
 def _parameters(query: bytes, body: bytes) -> _Said:
     """The parameters of the URL and of the body; the body's are the ones that count."""
     both = [_Walk(data) for data in (query, body) if data]
-    charset = ""
+    acted: dict[bytes, bytes] = {}
     for walk in both:
-        charset = walk.charset or charset
-    said = _Said(_CHARSETS.get(charset.lower(), "utf-8"))
-    charset, groups = said.charset, said.groups
+        acted |= {name: value for name, value in walk.acted.items() if value}
+    charset = _CHARSETS.get(acted.get(b"ce", b"").decode("ascii", "replace").lower(), "utf-8")
+    said = _Said(charset)
+    # A walk that was cut short has not seen all of them.
+    said.acted = beacon.parameters(query, body) if any(walk.rest for walk in both) else acted
+    groups = said.groups
     for walk in both:
         values: dict[str, str] = {}
         for name, text in zip(walk.names, _texts(walk.values, charset), strict=True):
@@ -421,14 +428,14 @@ def _parameters(query: bytes, body: bytes) -> _Said:
 class _Walk:
     """One walk along `a=1&c.&b=2&.c`, by the rules of `beacon.STEP`: full names and raw values."""
 
-    __slots__ = ("_levels", "_open", "charset", "names", "rest", "stray", "unclosed", "values")
+    __slots__ = ("_levels", "_open", "acted", "names", "rest", "stray", "unclosed", "values")
 
     def __init__(self, data: bytes) -> None:
         self.names: list[bytes] = []
         self.values: list[bytes] = []
         self.unclosed: list[bytes] = []
         self.stray: list[bytes] = []
-        self.charset = ""
+        self.acted: dict[bytes, bytes] = {}  # the first value of each of _ACTED_ON, at depth 0
         self.rest = 0
         self._levels: list[tuple[bytes, bytes]] = []  # the name, and the path with it
         # Whether a level is open must not cost a look at all of them.
@@ -446,8 +453,8 @@ class _Walk:
             elif piece:
                 self.names.append(path + name)
                 self.values.append(value)
-                if name == b"ce" and not path and not self.charset:
-                    self.charset = value.decode("ascii", "replace")
+                if name in _ACTED_ON and not path and not self.acted.get(name):
+                    self.acted[name] = value
         if not self.rest:
             self.unclosed += [level + b"." for level, _ in self._levels]
 
