@@ -91,7 +91,8 @@ function show() {
   const url = new URL(location.href)
   const [, name, Screen] = SCREENS.find(([path]) => path.test(url.pathname)) ?? SCREENS[0]
   for (const link of document.querySelectorAll("#screens a")) {
-    if (link.pathname === `/${url.pathname.split("/")[1]}`) link.setAttribute("aria-current", "page")
+    if (link.pathname === `/${url.pathname.split("/")[1]}`)
+      link.setAttribute("aria-current", "page")
     else link.removeAttribute("aria-current")
   }
   if (app.screen instanceof Screen) {
@@ -112,9 +113,11 @@ function show() {
 
 /** Links to our own screens do not load the page anew. */
 function follow(event) {
-  if (event.defaultPrevented || event.button || event.metaKey || event.ctrlKey || event.shiftKey) return
+  if (event.defaultPrevented || event.button || event.metaKey || event.ctrlKey || event.shiftKey)
+    return
   const link = event.target.closest("a[href]")
-  if (!link || link.target || link.hasAttribute("download") || link.origin !== location.origin) return
+  if (!link || link.target || link.hasAttribute("download") || link.origin !== location.origin)
+    return
   if (link.hash && link.pathname === location.pathname) return
   if (!SCREENS.some(([path]) => path.test(link.pathname))) return
   event.preventDefault()
@@ -134,7 +137,12 @@ function lock() {
   live.stop()
   app.screen?.gone?.()
   app.screen = null
-  const token = h("input", { id: "token", type: "password", autocomplete: "current-password", required: true })
+  const token = h("input", {
+    id: "token",
+    type: "password",
+    autocomplete: "current-password",
+    required: true,
+  })
   const wrong = h("p", { id: "wrong", class: "bad" })
   put(
     main,
@@ -154,7 +162,13 @@ function lock() {
       },
       h("h1", {}, "This page wants its token"),
       h("p", {}, "It stands in the file that ", h("code", {}, "admin.token_file"), " names."),
-      h("p", {}, h("label", { for: "token" }, "Token "), token, h("button", { class: "strong" }, "Open")),
+      h(
+        "p",
+        {},
+        h("label", { for: "token" }, "Token "),
+        token,
+        h("button", { class: "strong" }, "Open"),
+      ),
       wrong,
     ),
   )
@@ -184,7 +198,8 @@ async function begin() {
 async function start() {
   put($("label"), ` · ${location.host}`)
   const theme = $("theme")
-  const name = (now) => put(theme, now[0].toUpperCase() + now.slice(1)).setAttribute("aria-label", `Theme: ${now}`)
+  const name = (now) =>
+    put(theme, now[0].toUpperCase() + now.slice(1)).setAttribute("aria-label", `Theme: ${now}`)
   name(window.theme.now)
   theme.addEventListener("click", () => name(window.theme.next()))
   $("help").addEventListener("click", () => keys.help())

@@ -29,7 +29,9 @@ export async function text(path, given = {}) {
 
 export async function post(path, said = {}) {
   const headers = { "Content-Type": "application/json" }
-  return (await answer(address(path), { method: "POST", headers, body: JSON.stringify(said) })).json()
+  return (
+    await answer(address(path), { method: "POST", headers, body: JSON.stringify(said) })
+  ).json()
 }
 
 export function address(path, given = {}) {

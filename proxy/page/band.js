@@ -46,28 +46,46 @@ export class Band {
       beside.push(left > 0.5 ? `${why}next try in ${span(left)}` : "trying now")
     }
     if (forwarding?.last_delivery_ms && state !== "capture") {
-      beside.push(["last delivery ", moment(forwarding.last_delivery_ms, ago(forwarding.last_delivery_ms))])
+      beside.push([
+        "last delivery ",
+        moment(forwarding.last_delivery_ms, ago(forwarding.last_delivery_ms)),
+      ])
     }
     if (forwarding?.in_flight) beside.push(`${number(forwarding.in_flight)} in flight`)
-    put($("aside"), beside.map((one, at) => [at ? " · " : "", one]))
+    put(
+      $("aside"),
+      beside.map((one, at) => [at ? " · " : "", one]),
+    )
   }
 
   #steer(status) {
-    const buttons = {
-      online: isWaiting(status) ? ["retry", "offline"] : ["offline"],
-      offline: isUntried(status) ? ["offline"] : ["retry", "offline"],
-      held: ["online"],
-      refusing: status.forwarding ? ["retry"] : [],
-    }[status.state] ?? []
+    const buttons =
+      {
+        online: isWaiting(status) ? ["retry", "offline"] : ["offline"],
+        offline: isUntried(status) ? ["offline"] : ["retry", "offline"],
+        held: ["online"],
+        refusing: status.forwarding ? ["retry"] : [],
+      }[status.state] ?? []
     if (buttons.join() === this.steered) return
     this.steered = buttons.join()
-    put($("steer"), buttons.map((one) => this.#button(one)))
+    put(
+      $("steer"),
+      buttons.map((one) => this.#button(one)),
+    )
   }
 
   #button(name) {
     const labels = { retry: "Retry now", offline: "Go offline…", online: "Go online" }
-    const press = { retry: () => this.retry(), offline: () => this.#offline(), online: () => this.#tell("online") }
-    return h("button", { type: "button", class: name === "online" ? "strong" : null, onclick: press[name] }, labels[name])
+    const press = {
+      retry: () => this.retry(),
+      offline: () => this.#offline(),
+      online: () => this.#tell("online"),
+    }
+    return h(
+      "button",
+      { type: "button", class: name === "online" ? "strong" : null, onclick: press[name] },
+      labels[name],
+    )
   }
 
   retry() {
@@ -85,7 +103,9 @@ export class Band {
 }
 
 const isWaiting = ({ state, forwarding }) =>
-  forwarding !== null && (state === "offline" || state === "online") && forwarding.next_try_seconds !== null
+  forwarding !== null &&
+  (state === "offline" || state === "online") &&
+  forwarding.next_try_seconds !== null
 
 const FAILURES = [
   [/ConnectionRefused|Connect call failed|refused/i, "connection refused"],

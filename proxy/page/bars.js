@@ -62,6 +62,9 @@ export class Bars {
         s("rect", { class: "bar", x: at * wide, y: HEIGHT - tall, width: wide - 1, height: tall }),
       )
     })
-    put(this.element, s("svg", { width: WIDTH, height: HEIGHT, viewBox: `0 0 ${WIDTH} ${HEIGHT}` }, bars))
+    put(
+      this.element,
+      s("svg", { width: WIDTH, height: HEIGHT, viewBox: `0 0 ${WIDTH} ${HEIGHT}` }, bars),
+    )
   }
 }

@@ -27,7 +27,14 @@ export async function begin(place, app) {
   put(
     place,
     h("h2", {}, "No hits yet"),
-    h("p", {}, "Listening on ", code(`http://${beacons}`), tls ? [" and ", code(`https://${tls}`)] : null, "."),
+    h(
+      "p",
+      {},
+      "Listening on ",
+      code(`http://${beacons}`),
+      tls ? [" and ", code(`https://${tls}`)] : null,
+      ".",
+    ),
     h(
       "p",
       { class: "line" },
@@ -39,12 +46,26 @@ export async function begin(place, app) {
     h(
       "table",
       { class: "plain" },
-      h("thead", {}, h("tr", {}, h("th", { scope: "col" }, "Client"), h("th", { scope: "col" }, "Setting"))),
+      h(
+        "thead",
+        {},
+        h("tr", {}, h("th", { scope: "col" }, "Client"), h("th", { scope: "col" }, "Setting")),
+      ),
       h(
         "tbody",
         {},
-        setting("AppMeasurement", [code(`s.trackingServer = "${beacons}"`), "; on https pages ", tls ? code(`s.trackingServerSecure = "${tls}"`) : [code("s.trackingServerSecure"), ", ", off]]),
-        setting("AEP Mobile SDK", [code("analytics.server"), tls ? [": ", code(tls)] : [", ", off], "; it always uses https"]),
+        setting("AppMeasurement", [
+          code(`s.trackingServer = "${beacons}"`),
+          "; on https pages ",
+          tls
+            ? code(`s.trackingServerSecure = "${tls}"`)
+            : [code("s.trackingServerSecure"), ", ", off],
+        ]),
+        setting("AEP Mobile SDK", [
+          code("analytics.server"),
+          tls ? [": ", code(tls)] : [", ", off],
+          "; it always uses https",
+        ]),
         setting("Server code, scripts", "the host of the request's URL"),
       ),
     ),
@@ -55,10 +76,40 @@ export async function begin(place, app) {
       h(
         "ul",
         {},
-        h("li", {}, "The mobile SDK, and every https page, want TLS: set ", code("listen.tls_address"), ", ", code("tls_cert"), " and ", code("tls_key"), "."),
-        h("li", {}, "From version 142 on Chrome asks the visitor whether a public site may reach this machine; without that permission the request never leaves, and a page without https is not even asked."),
-        h("li", {}, "In the Android emulator this machine is ", code("10.0.2.2"), "; another device needs ", code('listen.address = "0.0.0.0:8277"'), "."),
-        h("li", {}, "A page's Content-Security-Policy must allow the address in ", code("img-src"), " and ", code("connect-src"), "."),
+        h(
+          "li",
+          {},
+          "The mobile SDK, and every https page, want TLS: set ",
+          code("listen.tls_address"),
+          ", ",
+          code("tls_cert"),
+          " and ",
+          code("tls_key"),
+          ".",
+        ),
+        h(
+          "li",
+          {},
+          "From version 142 on Chrome asks the visitor whether a public site may reach this machine; without that permission the request never leaves, and a page without https is not even asked.",
+        ),
+        h(
+          "li",
+          {},
+          "In the Android emulator this machine is ",
+          code("10.0.2.2"),
+          "; another device needs ",
+          code('listen.address = "0.0.0.0:8277"'),
+          ".",
+        ),
+        h(
+          "li",
+          {},
+          "A page's Content-Security-Policy must allow the address in ",
+          code("img-src"),
+          " and ",
+          code("connect-src"),
+          ".",
+        ),
       ),
     ),
   )

@@ -53,7 +53,14 @@ export class Chart {
     const width = this.drawing.clientWidth
     if (!width) return
     if (points.length < 2) {
-      put(this.drawing, h("p", { class: "muted empty" }, "The chart begins with the first minutes of the daemon's life."))
+      put(
+        this.drawing,
+        h(
+          "p",
+          { class: "muted empty" },
+          "The chart begins with the first minutes of the daemon's life.",
+        ),
+      )
       put(this.caption, "No figures yet")
       return
     }
@@ -82,9 +89,19 @@ export class Chart {
         height: tall,
       })
     }
-    const cross = s("line", { class: "cross", y1: AGES.top, y2: BARS.top + BARS.height, visibility: "hidden" })
+    const cross = s("line", {
+      class: "cross",
+      y1: AGES.top,
+      y2: BARS.top + BARS.height,
+      visibility: "hidden",
+    })
     const base = AGES.top + AGES.height
-    const line = points.map((one, at) => `${at ? "L" : "M"}${x(one.at_ms).toFixed(1)},${y(one.oldest_s ?? 0).toFixed(1)}`).join("")
+    const line = points
+      .map(
+        (one, at) =>
+          `${at ? "L" : "M"}${x(one.at_ms).toFixed(1)},${y(one.oldest_s ?? 0).toFixed(1)}`,
+      )
+      .join("")
     const drawn = s(
       "svg",
       { width, height: HEIGHT, viewBox: `0 0 ${width} ${HEIGHT}`, "aria-hidden": "true" },
@@ -92,17 +109,34 @@ export class Chart {
         s("line", { class: "grid", x1: LEFT, x2: width - RIGHT, y1: y(age), y2: y(age) }),
         s("text", { x: LEFT - 6, y: y(age) + 4, "text-anchor": "end" }, tick(age)),
       ]),
-      hourTicks(first, last, width).map((ms) => s("text", { x: x(ms), y: HEIGHT - 4, "text-anchor": "middle" }, hm(ms))),
-      s("line", { class: "grid", x1: LEFT, x2: width - RIGHT, y1: BARS.top + BARS.height, y2: BARS.top + BARS.height }),
-      s("text", { x: LEFT - 6, y: BARS.top + 8, "text-anchor": "end" }, tallest > 1 ? compact(tallest) : ""),
+      hourTicks(first, last, width).map((ms) =>
+        s("text", { x: x(ms), y: HEIGHT - 4, "text-anchor": "middle" }, hm(ms)),
+      ),
+      s("line", {
+        class: "grid",
+        x1: LEFT,
+        x2: width - RIGHT,
+        y1: BARS.top + BARS.height,
+        y2: BARS.top + BARS.height,
+      }),
+      s(
+        "text",
+        { x: LEFT - 6, y: BARS.top + 8, "text-anchor": "end" },
+        tallest > 1 ? compact(tallest) : "",
+      ),
       s("path", { class: "area", d: `${line}L${x(last)},${base}L${x(points[0].at_ms)},${base}Z` }),
       s("path", { class: "line", d: line }),
-      bars.map((one) => [bar(one, 0, one.delivered, "delivered"), bar(one, one.delivered, one.dead, "dead")]),
+      bars.map((one) => [
+        bar(one, 0, one.delivered, "delivered"),
+        bar(one, one.delivered, one.dead, "dead"),
+      ]),
       cross,
     )
     drawn.addEventListener("pointermove", (event) => {
       const at = first + ((event.offsetX - LEFT) / (width - LEFT - RIGHT)) * (last - first)
-      const near = points.reduce((a, b) => (Math.abs(b.at_ms - at) < Math.abs(a.at_ms - at) ? b : a))
+      const near = points.reduce((a, b) =>
+        Math.abs(b.at_ms - at) < Math.abs(a.at_ms - at) ? b : a,
+      )
       cross.setAttribute("x1", x(near.at_ms))
       cross.setAttribute("x2", x(near.at_ms))
       cross.setAttribute("visibility", "visible")
@@ -124,11 +158,18 @@ export class Chart {
 
 /** The API tells how many dead letters stood there; here it is how many there were more than before. */
 function died(points) {
-  return points.map((one, at) => ({ ...one, dead: at ? Math.max(0, one.dead - points[at - 1].dead) : 0 }))
+  return points.map((one, at) => ({
+    ...one,
+    dead: at ? Math.max(0, one.dead - points[at - 1].dead) : 0,
+  }))
 }
 
 function told(point) {
-  const parts = [clock(point.at_ms), `oldest ${span(point.oldest_s ?? 0)}`, `${number(point.waiting)} waiting`]
+  const parts = [
+    clock(point.at_ms),
+    `oldest ${span(point.oldest_s ?? 0)}`,
+    `${number(point.waiting)} waiting`,
+  ]
   parts.push(`${number(point.delivered)} delivered`)
   if (point.dead) parts.push(`${number(point.dead)} dead`)
   return parts.join(" · ")
@@ -160,7 +201,8 @@ function hourTicks(first, last, width) {
   const every = (width < 480 ? 6 : 3) * 3_600_000
   const zone = new Date(last).getTimezoneOffset() * 60_000
   const found = []
-  for (let ms = Math.ceil((first - zone) / every) * every + zone; ms <= last; ms += every) found.push(ms)
+  for (let ms = Math.ceil((first - zone) / every) * every + zone; ms <= last; ms += every)
+    found.push(ms)
   return found.filter((ms) => ms - first > every / 12 && last - ms > every / 12)
 }
 

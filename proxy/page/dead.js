@@ -18,7 +18,16 @@ export class Dead {
     this.open = new Map()
     this.place = h("div", { class: "groups" })
     this.count = null
-    put(root, h("h1", {}, "Dead letters"), h("p", { class: "muted" }, "Hits that Adobe refused for good, or that it would drop. They are kept, and never sent again unless you say so."), this.place)
+    put(
+      root,
+      h("h1", {}, "Dead letters"),
+      h(
+        "p",
+        { class: "muted" },
+        "Hits that Adobe refused for good, or that it would drop. They are kept, and never sent again unless you say so.",
+      ),
+      this.place,
+    )
     this.again()
   }
 
@@ -38,7 +47,15 @@ export class Dead {
       this.about = complete === false ? "≥ " : ""
       this.#show(merged(groups))
     } catch (error) {
-      put(this.place, h("p", { class: "bad" }, `They cannot be read: ${error.message}. `, h("button", { type: "button", onclick: () => this.again() }, "Try again")))
+      put(
+        this.place,
+        h(
+          "p",
+          { class: "bad" },
+          `They cannot be read: ${error.message}. `,
+          h("button", { type: "button", onclick: () => this.again() }, "Try again"),
+        ),
+      )
     }
   }
 
@@ -51,8 +68,20 @@ export class Dead {
     const all = h(
       "div",
       { class: "buttons" },
-      h("button", { type: "button", onclick: () => this.#done(() => post("hits/requeue", { all: true })) }, "Requeue all"),
-      h("a", { class: "button", href: address("hits.ndjson", { q: "state:dead" }), download: "dead.ndjson" }, "Export all"),
+      h(
+        "button",
+        { type: "button", onclick: () => this.#done(() => post("hits/requeue", { all: true })) },
+        "Requeue all",
+      ),
+      h(
+        "a",
+        {
+          class: "button",
+          href: address("hits.ndjson", { q: "state:dead" }),
+          download: "dead.ndjson",
+        },
+        "Export all",
+      ),
     )
     put(
       this.place,
@@ -60,7 +89,24 @@ export class Dead {
       h(
         "table",
         { class: "dead-groups" },
-        h("thead", {}, h("tr", {}, heads.map((name) => h("th", { scope: "col", class: { Hits: "count", Suites: "wide", First: "wide", Last: "wide" }[name] }, name)))),
+        h(
+          "thead",
+          {},
+          h(
+            "tr",
+            {},
+            heads.map((name) =>
+              h(
+                "th",
+                {
+                  scope: "col",
+                  class: { Hits: "count", Suites: "wide", First: "wide", Last: "wide" }[name],
+                },
+                name,
+              ),
+            ),
+          ),
+        ),
         groups.map((group) => this.#group(group)),
       ),
     )
@@ -107,9 +153,21 @@ export class Dead {
           h(
             "div",
             { class: "buttons" },
-            h("button", { type: "button", onclick: () => this.#requeue(q) }, `Requeue ${number(group.hits)}`),
-            h("a", { class: "button", href: address("hits.ndjson", { q }), download: "dead.ndjson" }, "Export"),
-            h("button", { type: "button", class: "danger", onclick: () => this.#discard(q, group.hits) }, "Discard…"),
+            h(
+              "button",
+              { type: "button", onclick: () => this.#requeue(q) },
+              `Requeue ${number(group.hits)}`,
+            ),
+            h(
+              "a",
+              { class: "button", href: address("hits.ndjson", { q }), download: "dead.ndjson" },
+              "Export",
+            ),
+            h(
+              "button",
+              { type: "button", class: "danger", onclick: () => this.#discard(q, group.hits) },
+              "Discard…",
+            ),
           ),
         ),
       ),
@@ -133,12 +191,25 @@ export class Dead {
               {},
               moment(hit.received_ms),
               " ",
-              h("a", { href: `/hits/${hit.id}?q=${encodeURIComponent(q)}` }, hit.title || "(no name)"),
-              h("span", { class: "muted" }, ` ${hit.suites.join(", ")}`, hit.tries ? ` · ${plural(hit.tries, "try", "tries")}` : ""),
+              h(
+                "a",
+                { href: `/hits/${hit.id}?q=${encodeURIComponent(q)}` },
+                hit.title || "(no name)",
+              ),
+              h(
+                "span",
+                { class: "muted" },
+                ` ${hit.suites.join(", ")}`,
+                hit.tries ? ` · ${plural(hit.tries, "try", "tries")}` : "",
+              ),
             ),
           ),
         ),
-        h("p", {}, h("a", { href: all }, page.complete ? "Show them among the hits" : "Show all of them")),
+        h(
+          "p",
+          {},
+          h("a", { href: all }, page.complete ? "Show them among the hits" : "Show all of them"),
+        ),
       )
     } catch (error) {
       put(place, h("p", { class: "bad" }, `${error.message}.`))

@@ -39,7 +39,12 @@ export async function discardable(count, copy) {
     `Discard ${count === 1 ? "this hit" : `these ${count} hits`} for good?`,
     [
       h("p", {}, "Adobe will never get them, and they cannot be brought back. "),
-      h("p", {}, h("a", { href: copy, download: "dead.ndjson" }, "Export them first"), " as NDJSON."),
+      h(
+        "p",
+        {},
+        h("a", { href: copy, download: "dead.ndjson" }, "Export them first"),
+        " as NDJSON.",
+      ),
       h("p", {}, h("label", { for: "sure" }, `Type ${count} to discard: `), sure),
     ],
     [
@@ -64,7 +69,11 @@ export async function holdLength() {
     ["2h", "2 hours"],
     ["8h", "8 hours"],
   ]
-  const long = h("select", { id: "long" }, choices.map(([value, label]) => h("option", { value }, label)))
+  const long = h(
+    "select",
+    { id: "long" },
+    choices.map(([value, label]) => h("option", { value }, label)),
+  )
   const said = await box(
     "Hold everything back",
     [

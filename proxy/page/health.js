@@ -46,7 +46,10 @@ export class Health {
       const { checks } = await get("health")
       this.health = checks
       const held = document.activeElement?.closest("tr")?.dataset.name
-      put(this.checks, checked(checks, (name) => this.#tested(name)))
+      put(
+        this.checks,
+        checked(checks, (name) => this.#tested(name)),
+      )
       if (held) this.checks.querySelector(`tr[data-name="${CSS.escape(held)}"] button`)?.focus()
     } catch (error) {
       this.#failed(this.checks, error, () => this.#check())
@@ -72,12 +75,43 @@ export class Health {
       }
       put(
         this.config,
-        h("p", {}, h("span", {}, said.source ? ["From ", h("code", {}, said.source), ". "] : "No file: defaults and environment. "), h("button", { type: "button", onclick: report }, "Copy for a bug report")),
+        h(
+          "p",
+          {},
+          h(
+            "span",
+            {},
+            said.source
+              ? ["From ", h("code", {}, said.source), ". "]
+              : "No file: defaults and environment. ",
+          ),
+          h("button", { type: "button", onclick: report }, "Copy for a bug report"),
+        ),
         h(
           "table",
           { class: "settings" },
-          h("thead", {}, h("tr", {}, ["Key", "Value", "From"].map((name) => h("th", { scope: "col" }, name)))),
-          h("tbody", {}, settings(said.values).map(([key, one]) => h("tr", { class: one.from === "default" ? "muted" : null }, h("th", { scope: "row" }, h("code", {}, key)), h("td", {}, h("code", {}, written(one.value))), h("td", {}, one.from)))),
+          h(
+            "thead",
+            {},
+            h(
+              "tr",
+              {},
+              ["Key", "Value", "From"].map((name) => h("th", { scope: "col" }, name)),
+            ),
+          ),
+          h(
+            "tbody",
+            {},
+            settings(said.values).map(([key, one]) =>
+              h(
+                "tr",
+                { class: one.from === "default" ? "muted" : null },
+                h("th", { scope: "row" }, h("code", {}, key)),
+                h("td", {}, h("code", {}, written(one.value))),
+                h("td", {}, one.from),
+              ),
+            ),
+          ),
         ),
       )
     } catch (error) {
@@ -93,7 +127,16 @@ export class Health {
         h(
           "table",
           { class: "rules" },
-          h("thead", {}, h("tr", {}, h("th", { scope: "col" }, "Rule"), h("th", { scope: "col" }, "What and why"))),
+          h(
+            "thead",
+            {},
+            h(
+              "tr",
+              {},
+              h("th", { scope: "col" }, "Rule"),
+              h("th", { scope: "col" }, "What and why"),
+            ),
+          ),
           h(
             "tbody",
             {},
@@ -101,8 +144,27 @@ export class Health {
               h(
                 "tr",
                 {},
-                h("th", { scope: "row" }, h("a", { class: `rule ${one.severity}`, href: `/hits?q=${encodeURIComponent(`rule:${one.id}`)}` }, `${one.id} ${severity(one.severity)}`)),
-                h("td", {}, h("strong", {}, one.title), `. ${one.why} `, one.doc ? h("a", { href: one.doc, target: "_blank", rel: "noreferrer" }, "Adobe says ↗") : null),
+                h(
+                  "th",
+                  { scope: "row" },
+                  h(
+                    "a",
+                    {
+                      class: `rule ${one.severity}`,
+                      href: `/hits?q=${encodeURIComponent(`rule:${one.id}`)}`,
+                    },
+                    `${one.id} ${severity(one.severity)}`,
+                  ),
+                ),
+                h(
+                  "td",
+                  {},
+                  h("strong", {}, one.title),
+                  `. ${one.why} `,
+                  one.doc
+                    ? h("a", { href: one.doc, target: "_blank", rel: "noreferrer" }, "Adobe says ↗")
+                    : null,
+                ),
               ),
             ),
           ),
@@ -114,7 +176,15 @@ export class Health {
   }
 
   #failed(place, error, again) {
-    put(place, h("p", { class: "bad" }, `It cannot be told: ${error.message}. `, h("button", { type: "button", onclick: again }, "Try again")))
+    put(
+      place,
+      h(
+        "p",
+        { class: "bad" },
+        `It cannot be told: ${error.message}. `,
+        h("button", { type: "button", onclick: again }, "Try again"),
+      ),
+    )
   }
 }
 
@@ -130,14 +200,21 @@ function checked(checks, test) {
         return h(
           "tr",
           { "data-name": one.name },
-          h("td", { class: `verdict ${one.state}` }, h("span", { "aria-hidden": "true" }, `${shape} `), word),
+          h(
+            "td",
+            { class: `verdict ${one.state}` },
+            h("span", { "aria-hidden": "true" }, `${shape} `),
+            word,
+          ),
           h("th", { scope: "row" }, one.name),
           h(
             "td",
             {},
             one.text,
             one.action ? h("span", { class: "muted" }, ` → ${one.action}`) : null,
-            /upstream/i.test(one.name) && one.state !== "ok" ? [" ", h("button", { type: "button", onclick: () => test(one.name) }, "Test now")] : null,
+            /upstream/i.test(one.name) && one.state !== "ok"
+              ? [" ", h("button", { type: "button", onclick: () => test(one.name) }, "Test now")]
+              : null,
           ),
         )
       }),
@@ -148,7 +225,8 @@ function checked(checks, test) {
 /** Every setting with its whole key, however deep it stands. */
 function settings(values, above = "") {
   return Object.entries(values).flatMap(([key, one]) => {
-    if (one !== null && typeof one === "object" && !("from" in one)) return settings(one, `${above}${key}.`)
+    if (one !== null && typeof one === "object" && !("from" in one))
+      return settings(one, `${above}${key}.`)
     return [[`${above}${key}`, one]]
   })
 }

@@ -45,7 +45,11 @@ export class Hit {
   /** The daemon says it is not as it was. */
   changed(row) {
     if (!this.hit || row.state === this.hit.state) return
-    const mark = h("button", { type: "button", class: "updated", onclick: () => this.load() }, `Now ${row.state}: show`)
+    const mark = h(
+      "button",
+      { type: "button", class: "updated", onclick: () => this.load() },
+      `Now ${row.state}: show`,
+    )
     const place = this.root.querySelector(".updated")
     if (place) place.replaceWith(mark)
     else this.root.querySelector(".pane-head")?.append(mark)
@@ -56,7 +60,21 @@ export class Hit {
       "div",
       { class: "pane-head" },
       h("h2", {}, title),
-      h("div", { class: "actions" }, actions, h("button", { type: "button", class: "quiet close", "aria-label": "Close the hit", onclick: this.close }, "✕")),
+      h(
+        "div",
+        { class: "actions" },
+        actions,
+        h(
+          "button",
+          {
+            type: "button",
+            class: "quiet close",
+            "aria-label": "Close the hit",
+            onclick: this.close,
+          },
+          "✕",
+        ),
+      ),
     )
   }
 
@@ -88,12 +106,17 @@ export class Hit {
   }
 
   #actions(hit) {
-    const press = (label, does) => h("button", { type: "button", onclick: (event) => does(event.currentTarget) }, label)
+    const press = (label, does) =>
+      h("button", { type: "button", onclick: (event) => does(event.currentTarget) }, label)
     const copied = (get) => (button) => this.app.attempt(async () => copy(await get(), button))
     const requeue = () =>
       this.app.attempt(async () => {
         await post("hits/requeue", { ids: [hit.id] })
-        put(this.root, this.#head(hit.title), h("p", {}, "It waits again, as a hit of a new number."))
+        put(
+          this.root,
+          this.#head(hit.title),
+          h("p", {}, "It waits again, as a hit of a new number."),
+        )
         this.app.screen.again()
         await this.app.refresh()
       })
@@ -102,7 +125,10 @@ export class Hit {
         this.app.told(await post("forwarding/retry"))
       })
     return [
-      press("Copy cURL", copied(() => text(`hits/${hit.id}/curl`))),
+      press(
+        "Copy cURL",
+        copied(() => text(`hits/${hit.id}/curl`)),
+      ),
       h(
         "details",
         { class: "menu" },
@@ -110,9 +136,18 @@ export class Hit {
         h(
           "div",
           {},
-          press("Copy URL", copied(() => this.#url(hit.request))),
-          press("Copy JSON", copied(() => JSON.stringify(hit.decoded, null, 2))),
-          press("Copy raw request", copied(() => text(`hits/${hit.id}/raw`))),
+          press(
+            "Copy URL",
+            copied(() => this.#url(hit.request)),
+          ),
+          press(
+            "Copy JSON",
+            copied(() => JSON.stringify(hit.decoded, null, 2)),
+          ),
+          press(
+            "Copy raw request",
+            copied(() => text(`hits/${hit.id}/raw`)),
+          ),
         ),
       ),
       hit.state === "dead" ? press("Requeue", requeue) : null,
@@ -138,14 +173,22 @@ export class Hit {
           "li",
           { class: one.severity },
           h("span", { class: `rule ${one.severity}` }, `${severity(one.severity)} ${one.rule}`),
-          h("span", {}, `${one.text} `, one.doc ? h("a", { href: one.doc, target: "_blank", rel: "noreferrer" }, "Adobe says ↗") : null),
+          h(
+            "span",
+            {},
+            `${one.text} `,
+            one.doc
+              ? h("a", { href: one.doc, target: "_blank", rel: "noreferrer" }, "Adobe says ↗")
+              : null,
+          ),
         ),
       ),
     )
   }
 
   #timeline(hit) {
-    const at = (ms) => (ms === null ? h("span", { class: "muted" }, "–") : moment(ms, exact(ms).slice(11, 23)))
+    const at = (ms) =>
+      ms === null ? h("span", { class: "muted" }, "–") : moment(ms, exact(ms).slice(11, 23))
     const seconds = Number(hit.decoded.ts)
     return h(
       "div",
@@ -157,7 +200,9 @@ export class Hit {
         h(
           "tbody",
           {},
-          hit.timeline.map((one) => h("tr", {}, h("th", { scope: "row" }, at(one.at_ms)), h("td", {}, one.what))),
+          hit.timeline.map((one) =>
+            h("tr", {}, h("th", { scope: "row" }, at(one.at_ms)), h("td", {}, one.what)),
+          ),
           h(
             "tr",
             {},
@@ -166,9 +211,20 @@ export class Hit {
               "td",
               {},
               hit.decoded.ts
-                ? [h("code", {}, hit.decoded.ts), seconds > 1e9 && seconds < 1e11 ? [" = ", moment(seconds * 1_000, exact(seconds * 1_000).slice(0, 19))] : null, ", set by the client"]
+                ? [
+                    h("code", {}, hit.decoded.ts),
+                    seconds > 1e9 && seconds < 1e11
+                      ? [" = ", moment(seconds * 1_000, exact(seconds * 1_000).slice(0, 19))]
+                      : null,
+                    ", set by the client",
+                  ]
                 : hit.ts_sent
-                  ? [h("code", {}, String(hit.ts_sent)), " = ", moment(hit.ts_sent * 1_000, exact(hit.ts_sent * 1_000).slice(0, 19)), ", stamped here"]
+                  ? [
+                      h("code", {}, String(hit.ts_sent)),
+                      " = ",
+                      moment(hit.ts_sent * 1_000, exact(hit.ts_sent * 1_000).slice(0, 19)),
+                      ", stamped here",
+                    ]
                   : "none set by the client",
             ),
           ),
@@ -187,7 +243,14 @@ export class Hit {
         "ul",
         { class: "ids" },
         identities.map((one) =>
-          h("li", { class: one.used ? "used" : "muted" }, h("span", {}, one.kind), " ", h("code", {}, one.value || "–"), one.used ? " ← used" : " ignored"),
+          h(
+            "li",
+            { class: one.used ? "used" : "muted" },
+            h("span", {}, one.kind),
+            " ",
+            h("code", {}, one.value || "–"),
+            one.used ? " ← used" : " ignored",
+          ),
         ),
       ),
     )
@@ -204,7 +267,13 @@ export class Hit {
         { class: "chips" },
         events.map((one, at) => [
           at ? " " : "",
-          h("code", {}, one.name, one.value ? `=${one.value}` : "", one.serial ? `:${one.serial}` : ""),
+          h(
+            "code",
+            {},
+            one.name,
+            one.value ? `=${one.value}` : "",
+            one.serial ? `:${one.serial}` : "",
+          ),
         ]),
       ),
     )
@@ -213,7 +282,8 @@ export class Hit {
   #products(products) {
     if (!products.length) return null
     const heads = ["Category", "Product", "Qty", "Price", "Events", "eVars"]
-    const events = (one) => one.events.map((e) => (e.value ? `${e.name}=${e.value}` : e.name)).join(", ")
+    const events = (one) =>
+      one.events.map((e) => (e.value ? `${e.name}=${e.value}` : e.name)).join(", ")
     const evars = (one) => one.evars.map((v) => `${v.name}=${v.value}`).join(", ")
     return h(
       "div",
@@ -222,7 +292,17 @@ export class Hit {
       h(
         "table",
         { class: "products" },
-        h("thead", {}, h("tr", {}, heads.map((name, at) => h("th", { scope: "col", class: at === 2 || at === 3 ? "count" : null }, name)))),
+        h(
+          "thead",
+          {},
+          h(
+            "tr",
+            {},
+            heads.map((name, at) =>
+              h("th", { scope: "col", class: at === 2 || at === 3 ? "count" : null }, name),
+            ),
+          ),
+        ),
         h(
           "tbody",
           {},
@@ -247,18 +327,44 @@ export class Hit {
     const table = h(
       "table",
       { class: "fields" },
-      h("tbody", {}, group.fields.map((one) => this.#field(one, wrong.get(one.key)))),
+      h(
+        "tbody",
+        {},
+        group.fields.map((one) => this.#field(one, wrong.get(one.key))),
+      ),
     )
     if (!FOLDED.has(group.id)) return h("div", {}, h("h3", {}, group.title), table)
-    return h("details", {}, h("summary", {}, h("h3", {}, group.title), h("span", { class: "muted" }, ` ${group.fields.length}`)), table)
+    return h(
+      "details",
+      {},
+      h(
+        "summary",
+        {},
+        h("h3", {}, group.title),
+        h("span", { class: "muted" }, ` ${group.fields.length}`),
+      ),
+      table,
+    )
   }
 
   #field(one, finding) {
     return h(
       "tr",
       { class: finding ? finding.severity : null },
-      h("th", { scope: "row" }, one.name, one.key && !one.key.endsWith(one.name) ? h("small", { class: "muted" }, ` ${one.key}`) : null),
-      h("td", {}, h("code", {}, one.value === "" ? "(empty)" : one.value), finding ? [" ", h("span", { class: `rule ${finding.severity}` }, finding.rule)] : null),
+      h(
+        "th",
+        { scope: "row" },
+        one.name,
+        one.key && !one.key.endsWith(one.name)
+          ? h("small", { class: "muted" }, ` ${one.key}`)
+          : null,
+      ),
+      h(
+        "td",
+        {},
+        h("code", {}, one.value === "" ? "(empty)" : one.value),
+        finding ? [" ", h("span", { class: `rule ${finding.severity}` }, finding.rule)] : null,
+      ),
     )
   }
 
@@ -268,8 +374,18 @@ export class Hit {
       "details",
       {},
       h("summary", {}, h("h3", {}, "Request")),
-      h("pre", { tabindex: "0", "aria-label": "The request as it came" }, `${request.method} ${request.target}\n${request.headers.map(([name, value]) => `${name}: ${value}`).join("\n")}\n${request.body ? `\n${request.body}` : ""}`),
-      isWhole ? null : h("button", { type: "button", onclick: () => this.load({ unredacted: 1 }) }, "Show what identifies, too"),
+      h(
+        "pre",
+        { tabindex: "0", "aria-label": "The request as it came" },
+        `${request.method} ${request.target}\n${request.headers.map(([name, value]) => `${name}: ${value}`).join("\n")}\n${request.body ? `\n${request.body}` : ""}`,
+      ),
+      isWhole
+        ? null
+        : h(
+            "button",
+            { type: "button", onclick: () => this.load({ unredacted: 1 }) },
+            "Show what identifies, too",
+          ),
     )
   }
 }

@@ -20,7 +20,16 @@ const PAGE = 100
 const MOST = 500
 const TYPED_MS = 350
 const NEWS_MS = 1_500
-const COLUMNS = ["Received", "Type", "Page or link", "Events", "Suite", "Visitor", "State", "Findings"]
+const COLUMNS = [
+  "Received",
+  "Type",
+  "Page or link",
+  "Events",
+  "Suite",
+  "Visitor",
+  "State",
+  "Findings",
+]
 const WIDE = new Set(["Events", "Suite", "Visitor"])
 
 const narrow = matchMedia("(max-width: 1000px)")
@@ -108,15 +117,28 @@ export class Hits {
       },
       h("label", { for: "q", class: "unseen" }, "Filter"),
       this.box,
-      h("button", { type: "button", class: "quiet", "aria-label": "How to filter", onclick: help }, "?"),
+      h(
+        "button",
+        { type: "button", class: "quiet", "aria-label": "How to filter", onclick: help },
+        "?",
+      ),
     )
     this.faulty = h("div", { id: "fault-of-q", class: "fault-of-q" })
     this.bars = new Bars((time) => this.#filter(withTime(this.q, time)))
     this.states = h("nav", { class: "states", "aria-label": "States" })
-    this.pause = h("button", { type: "button", "aria-pressed": "false", onclick: () => this.#pause() }, "Pause list")
+    this.pause = h(
+      "button",
+      { type: "button", "aria-pressed": "false", onclick: () => this.#pause() },
+      "Pause list",
+    )
     this.exports = h("details", { class: "menu" })
     this.chosen = h("div", { class: "chosen", hidden: true })
-    this.news = h("button", { type: "button", class: "news", hidden: true, onclick: () => this.#load() })
+    this.news = h("button", {
+      type: "button",
+      class: "news",
+      hidden: true,
+      onclick: () => this.#load(),
+    })
     this.body = h("tbody")
     this.table = h(
       "table",
@@ -129,7 +151,16 @@ export class Hits {
           "tr",
           {},
           h("th", { scope: "col", class: "pick" }, h("span", { class: "unseen" }, "Selected")),
-          COLUMNS.map((name) => h("th", { scope: "col", class: `${name.split(" ")[0].toLowerCase()}${WIDE.has(name) ? " wide" : ""}` }, name)),
+          COLUMNS.map((name) =>
+            h(
+              "th",
+              {
+                scope: "col",
+                class: `${name.split(" ")[0].toLowerCase()}${WIDE.has(name) ? " wide" : ""}`,
+              },
+              name,
+            ),
+          ),
         ),
       ),
       this.body,
@@ -160,7 +191,8 @@ export class Hits {
     if (titles) return
     titles = new Map()
     try {
-      for (const rule of (await get("rules")).rules) titles.set(rule.id, `${rule.title}. ${rule.why}`)
+      for (const rule of (await get("rules")).rules)
+        titles.set(rule.id, `${rule.title}. ${rule.why}`)
     } catch {
       titles = null // then the ids stand alone
     }
@@ -207,7 +239,12 @@ export class Hits {
     const to = page.searched_to_ms ? `, back to ${clock(page.searched_to_ms)}` : ""
     put(
       this.foot,
-      h("p", { class: "muted" }, `Looking… ${plural(count, "hit")} so far${to} `, h("button", { type: "button", onclick: () => this.#stop(page) }, "Stop")),
+      h(
+        "p",
+        { class: "muted" },
+        `Looking… ${plural(count, "hit")} so far${to} `,
+        h("button", { type: "button", onclick: () => this.#stop(page) }, "Stop"),
+      ),
     )
   }
 
@@ -231,16 +268,31 @@ export class Hits {
     put(
       this.faulty,
       at >= 0
-        ? h("code", { "aria-hidden": "true" }, this.q.slice(0, at), h("mark", {}, this.q.slice(at, at + 1) || " "), this.q.slice(at + 1))
+        ? h(
+            "code",
+            { "aria-hidden": "true" },
+            this.q.slice(0, at),
+            h("mark", {}, this.q.slice(at, at + 1) || " "),
+            this.q.slice(at + 1),
+          )
         : null,
-      h("span", { class: "bad" }, at >= 0 ? `Column ${at + 1}: ${problem.message}.` : `${problem.message}.`),
+      h(
+        "span",
+        { class: "bad" },
+        at >= 0 ? `Column ${at + 1}: ${problem.message}.` : `${problem.message}.`,
+      ),
     )
   }
 
   #failed(error) {
     put(
       this.foot,
-      h("p", { class: "bad" }, `The hits cannot be read: ${error.message}. `, h("button", { type: "button", onclick: () => this.#load() }, "Try again")),
+      h(
+        "p",
+        { class: "bad" },
+        `The hits cannot be read: ${error.message}. `,
+        h("button", { type: "button", onclick: () => this.#load() }, "Try again"),
+      ),
     )
   }
 
@@ -255,7 +307,10 @@ export class Hits {
           const count = counts?.[name || "total"]
           return h(
             "a",
-            { href: this.#at(0, withState(of, name)), "aria-current": name === now ? "true" : null },
+            {
+              href: this.#at(0, withState(of, name)),
+              "aria-current": name === now ? "true" : null,
+            },
             name ? name[0].toUpperCase() + name.slice(1) : "All",
             count === undefined ? null : h("span", { class: "muted" }, ` ${about}${number(count)}`),
           )
@@ -328,7 +383,9 @@ export class Hits {
   /** Put a hit's row anew, and leave the focus where it was. */
   #again(hit) {
     const kept = this.rows.get(hit.id)
-    const hadFocus = kept.element.contains(document.activeElement) ? document.activeElement.tagName : ""
+    const hadFocus = kept.element.contains(document.activeElement)
+      ? document.activeElement.tagName
+      : ""
     const element = this.#row(hit)
     kept.element.replaceWith(element)
     this.rows.set(hit.id, { hit, element })
@@ -355,8 +412,16 @@ export class Hits {
     put(
       this.foot,
       this.cursor === null
-        ? h("p", { class: "muted" }, this.q ? `${plural(this.order.length, "hit")} in all` : "Nothing older is kept")
-        : h("p", {}, h("button", { type: "button", onclick: () => this.#load(this.cursor) }, "Older hits")),
+        ? h(
+            "p",
+            { class: "muted" },
+            this.q ? `${plural(this.order.length, "hit")} in all` : "Nothing older is kept",
+          )
+        : h(
+            "p",
+            {},
+            h("button", { type: "button", onclick: () => this.#load(this.cursor) }, "Older hits"),
+          ),
     )
   }
 
@@ -367,7 +432,13 @@ export class Hits {
       "No hit matches ",
       h("code", {}, this.q),
       this.cursor === null ? ". " : " so far. ",
-      this.cursor === null ? null : h("button", { type: "button", onclick: () => this.#load(this.cursor) }, "Look further back"),
+      this.cursor === null
+        ? null
+        : h(
+            "button",
+            { type: "button", onclick: () => this.#load(this.cursor) },
+            "Look further back",
+          ),
       " ",
       h("button", { type: "button", onclick: () => this.#filter("") }, "Clear"),
     )
@@ -537,9 +608,17 @@ export class Hits {
     put(
       this.chosen,
       h("span", {}, `${plural(count, "hit")} selected`),
-      h("button", { type: "button", onclick: (event) => this.#copied(event.currentTarget) }, "Copy as cURL"),
+      h(
+        "button",
+        { type: "button", onclick: (event) => this.#copied(event.currentTarget) },
+        "Copy as cURL",
+      ),
       dead.length
-        ? h("button", { type: "button", onclick: () => this.#requeue(dead) }, `Requeue ${number(dead.length)}`)
+        ? h(
+            "button",
+            { type: "button", onclick: () => this.#requeue(dead) },
+            `Requeue ${number(dead.length)}`,
+          )
         : null,
       h("button", { type: "button", class: "quiet", onclick: () => this.#unpick() }, "Clear"),
     )
@@ -554,7 +633,8 @@ export class Hits {
   #copied(button) {
     return this.app.attempt(async () => {
       const all = []
-      for (const id of [...this.selected].slice(0, PAGE)) all.push((await text(`hits/${id}/curl`)).trimEnd())
+      for (const id of [...this.selected].slice(0, PAGE))
+        all.push((await text(`hits/${id}/curl`)).trimEnd())
       await copy(`${all.join("\n\n")}\n`, button)
     })
   }
@@ -621,7 +701,12 @@ export class Hits {
       input.checked = !input.checked
       this.#picked(input)
     } else if (key === "c") {
-      this.app.attempt(async () => copy(await text(`hits/${id}/curl`), this.hit ? this.pane.querySelector("button") : row.element.querySelector(".type")))
+      this.app.attempt(async () =>
+        copy(
+          await text(`hits/${id}/curl`),
+          this.hit ? this.pane.querySelector("button") : row.element.querySelector(".type"),
+        ),
+      )
     } else if (key === "r") {
       const isDead = row?.hit.state === "dead"
       this.app.attempt(async () => {
@@ -639,18 +724,33 @@ export class Hits {
 /** Counts of one part of the hits and of the next. */
 function added(sum, part) {
   const found = { ...part }
-  if (sum) for (const name of ["total", ...STATES]) found[name] = (sum[name] ?? 0) + (part[name] ?? 0)
+  if (sum)
+    for (const name of ["total", ...STATES]) found[name] = (sum[name] ?? 0) + (part[name] ?? 0)
   return found
 }
 
 function help() {
   box("How to filter", [
-    h("p", {}, "Words beside each other must all hold. A word is found within a value, in any case."),
+    h(
+      "p",
+      {},
+      "Words beside each other must all hold. A word is found within a value, in any case.",
+    ),
     h(
       "table",
       { class: "plain" },
-      h("thead", {}, h("tr", {}, h("th", { scope: "col" }, "Filter"), h("th", { scope: "col" }, "Finds"))),
-      h("tbody", {}, HELP.map(([what, finds]) => h("tr", {}, h("th", { scope: "row" }, h("code", {}, what)), h("td", {}, finds)))),
+      h(
+        "thead",
+        {},
+        h("tr", {}, h("th", { scope: "col" }, "Filter"), h("th", { scope: "col" }, "Finds")),
+      ),
+      h(
+        "tbody",
+        {},
+        HELP.map(([what, finds]) =>
+          h("tr", {}, h("th", { scope: "row" }, h("code", {}, what)), h("td", {}, finds)),
+        ),
+      ),
     ),
   ])
 }

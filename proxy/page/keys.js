@@ -78,8 +78,18 @@ export class Keys {
       h(
         "table",
         { class: "plain" },
-        h("thead", {}, h("tr", {}, h("th", { scope: "col" }, "Key"), h("th", { scope: "col" }, "Does"))),
-        h("tbody", {}, MEANINGS.map(([key, does]) => h("tr", {}, h("th", { scope: "row" }, h("kbd", {}, key)), h("td", {}, does)))),
+        h(
+          "thead",
+          {},
+          h("tr", {}, h("th", { scope: "col" }, "Key"), h("th", { scope: "col" }, "Does")),
+        ),
+        h(
+          "tbody",
+          {},
+          MEANINGS.map(([key, does]) =>
+            h("tr", {}, h("th", { scope: "row" }, h("kbd", {}, key)), h("td", {}, does)),
+          ),
+        ),
       ),
       h("p", {}, on, h("label", { for: "keys-on" }, " These keys are on")),
     ])

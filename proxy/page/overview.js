@@ -65,7 +65,11 @@ export class Overview {
     const figures = [
       ["Waiting", number(status.waiting), "/hits?q=is%3Awaiting"],
       ["Oldest", status.waiting ? span(status.oldest_waiting_seconds) : "–", null],
-      ["Delivered, 24 h", this.delivered === null ? "–" : number(this.delivered), "/hits?q=state%3Adelivered"],
+      [
+        "Delivered, 24 h",
+        this.delivered === null ? "–" : number(this.delivered),
+        "/hits?q=state%3Adelivered",
+      ],
       ["Dead letters", number(status.dead), "/dead", status.dead ? "bad" : null],
       ...(status.held ? [["Held", number(status.held), "/hits?q=state%3Aheld", "warn"]] : []),
       ...(status.refused ? [["Refused", number(status.refused), "/health", "bad"]] : []),
@@ -74,7 +78,12 @@ export class Overview {
     put(
       this.figures,
       figures.map(([name, value, link, mood]) =>
-        h("div", { class: mood }, h("dt", {}, name), h("dd", {}, link ? h("a", { href: link }, value) : value)),
+        h(
+          "div",
+          { class: mood },
+          h("dt", {}, name),
+          h("dd", {}, link ? h("a", { href: link }, value) : value),
+        ),
       ),
     )
     this.#wanting(status)
@@ -88,7 +97,10 @@ export class Overview {
     if (!hits) return ["Disk", free, null]
     let left = Math.max(0, hits - status.waiting)
     if (size && status.waiting_bytes) {
-      left = Math.min(left, Math.max(0, size - status.waiting_bytes) / (status.waiting_bytes / status.waiting))
+      left = Math.min(
+        left,
+        Math.max(0, size - status.waiting_bytes) / (status.waiting_bytes / status.waiting),
+      )
     }
     const about = left > 1_000 ? Math.floor(left / 1_000) * 1_000 : Math.floor(left)
     return ["Room for", `~${number(about)} more`, null, left < hits / 10 ? "warn" : null]
@@ -107,8 +119,19 @@ export class Overview {
                 "li",
                 {},
                 h("span", { class: "state held" }, h("i", { "aria-hidden": "true" }, "‖"), "held"),
-                h("span", {}, h("code", {}, suite), ` has ${plural(one.hits, "hit")} waiting for you: ${one.reason} `),
-                h("a", { href: `/hits?q=${encodeURIComponent(`state:held suite:${suite.split(",")[0]}`)}` }, "Show them"),
+                h(
+                  "span",
+                  {},
+                  h("code", {}, suite),
+                  ` has ${plural(one.hits, "hit")} waiting for you: ${one.reason} `,
+                ),
+                h(
+                  "a",
+                  {
+                    href: `/hits?q=${encodeURIComponent(`state:held suite:${suite.split(",")[0]}`)}`,
+                  },
+                  "Show them",
+                ),
               ),
             ),
           )
@@ -133,21 +156,50 @@ export class Overview {
     try {
       suites = (await get("suites")).suites
     } catch (error) {
-      if (!this.table.firstChild) put(this.table, h("p", { class: "muted" }, `They cannot be shown: ${error.message}.`))
+      if (!this.table.firstChild)
+        put(this.table, h("p", { class: "muted" }, `They cannot be shown: ${error.message}.`))
       return
     }
     if (!suites.length) {
-      put(this.table, h("p", { class: "muted" }, "None yet: the first hit names the first one. ", h("a", { href: "/hits" }, "How to send one")))
+      put(
+        this.table,
+        h(
+          "p",
+          { class: "muted" },
+          "None yet: the first hit names the first one. ",
+          h("a", { href: "/hits" }, "How to send one"),
+        ),
+      )
       return
     }
-    const heads = ["Suite", "Timestamps", "Waiting", "Received, 24 h", "Delivered, 24 h", "Dead", "Findings"]
+    const heads = [
+      "Suite",
+      "Timestamps",
+      "Waiting",
+      "Received, 24 h",
+      "Delivered, 24 h",
+      "Dead",
+      "Findings",
+    ]
     put(
       this.table,
       h(
         "table",
         { class: "suites" },
-        h("thead", {}, h("tr", {}, heads.map((name, at) => h("th", { scope: "col", class: column(at) }, name)))),
-        h("tbody", {}, suites.map((one) => this.#suite(one))),
+        h(
+          "thead",
+          {},
+          h(
+            "tr",
+            {},
+            heads.map((name, at) => h("th", { scope: "col", class: column(at) }, name)),
+          ),
+        ),
+        h(
+          "tbody",
+          {},
+          suites.map((one) => this.#suite(one)),
+        ),
       ),
     )
   }
@@ -160,21 +212,44 @@ export class Overview {
     return h(
       "tr",
       {},
-      h("th", { scope: "row" }, h("a", { href: find("") }, one.suite), one.listed === false ? h("small", {}, " not listed") : null),
-      h("td", { class: "wide" }, isUnknown ? h("span", { class: "warn", title: `Set [suites.known.${one.suite}] timestamps` }, "unknown ⚠") : one.timestamps),
+      h(
+        "th",
+        { scope: "row" },
+        h("a", { href: find("") }, one.suite),
+        one.listed === false ? h("small", {}, " not listed") : null,
+      ),
+      h(
+        "td",
+        { class: "wide" },
+        isUnknown
+          ? h(
+              "span",
+              { class: "warn", title: `Set [suites.known.${one.suite}] timestamps` },
+              "unknown ⚠",
+            )
+          : one.timestamps,
+      ),
       h("td", { class: "count" }, count(one.waiting, " is:waiting")),
       h("td", { class: "count wide" }, count(one.received_24h, " newer:1d")),
       h("td", { class: "count wide" }, count(one.delivered_24h, " state:delivered")),
-      h("td", { class: "count" }, one.dead ? h("a", { class: "bad", href: find(" state:dead") }, number(one.dead)) : "–"),
+      h(
+        "td",
+        { class: "count" },
+        one.dead ? h("a", { class: "bad", href: find(" state:dead") }, number(one.dead)) : "–",
+      ),
       h(
         "td",
         { class: "rest" },
         findings.length
-          ? findings.map(([rule, times], at) => [at ? " " : "", h("a", { href: find(` rule:${rule}`) }, `${rule} ×${number(times)}`)])
+          ? findings.map(([rule, times], at) => [
+              at ? " " : "",
+              h("a", { href: find(` rule:${rule}`) }, `${rule} ×${number(times)}`),
+            ])
           : "–",
       ),
     )
   }
 }
 
-const column = (at) => ["", "wide", "count", "count wide", "count wide", "count", "rest"][at] || null
+const column = (at) =>
+  ["", "wide", "count", "count wide", "count wide", "count", "rest"][at] || null

@@ -15,7 +15,10 @@ export function stateOf(q) {
   return about.length === 1 && found && STATES.includes(found[1]) ? found[1] : null
 }
 
-export const withoutState = (q) => terms(q).filter((one) => !isAboutState(one)).join(" ")
+export const withoutState = (q) =>
+  terms(q)
+    .filter((one) => !isAboutState(one))
+    .join(" ")
 
 /** The filter for one state; what is held or being sent is waiting too. */
 export function withState(q, state) {
@@ -33,7 +36,8 @@ export function withTime(q, time) {
 export const quoted = (value) => `"${value.replace(/[\\"]/g, "\\$&")}"`
 
 const terms = (q) => q.match(TERM) ?? []
-const isAboutState = (term) => /^!?(state|is):(waiting|sending|held|delivered|dead|\w+\|)/.test(term)
+const isAboutState = (term) =>
+  /^!?(state|is):(waiting|sending|held|delivered|dead|\w+\|)/.test(term)
 
 export const HELP = [
   ["suite:examplersid", "the report suite"],

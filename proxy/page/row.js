@@ -15,7 +15,11 @@ export function row(hit, { href, isSelected, titles }) {
     h(
       "td",
       { class: "pick" },
-      h("input", { type: "checkbox", "aria-label": `Select ${shown}, hit ${hit.id}`, checked: isSelected }),
+      h("input", {
+        type: "checkbox",
+        "aria-label": `Select ${shown}, hit ${hit.id}`,
+        checked: isSelected,
+      }),
     ),
     h("td", { class: "received" }, moment(hit.received_ms)),
     h("td", { class: "type" }, kind(hit.kind)),
@@ -23,18 +27,46 @@ export function row(hit, { href, isSelected, titles }) {
       "td",
       { class: "page" },
       h("a", { href, title: shown }, shown),
-      h("small", { class: "narrow" }, rules(hit.findings).map((one) => [one, " "]), hit.suites[0] ?? "no suite", others, hit.events.length ? ` · ${hit.events.join(", ")}` : ""),
+      h(
+        "small",
+        { class: "narrow" },
+        rules(hit.findings).map((one) => [one, " "]),
+        hit.suites[0] ?? "no suite",
+        others,
+        hit.events.length ? ` · ${hit.events.join(", ")}` : "",
+      ),
     ),
     h("td", { class: "events wide", title: hit.events.join(", ") }, hit.events.join(", ") || "–"),
-    h("td", { class: "suite wide", title: hit.suites.join(", ") }, hit.suites.length ? `${hit.suites[0]}${others}` : "none"),
-    h("td", { class: "visitor wide", title: hit.visitor ? `${hit.visitor.kind} ${hit.visitor.value}` : null }, visitor(hit.visitor)),
+    h(
+      "td",
+      { class: "suite wide", title: hit.suites.join(", ") },
+      hit.suites.length ? `${hit.suites[0]}${others}` : "none",
+    ),
+    h(
+      "td",
+      {
+        class: "visitor wide",
+        title: hit.visitor ? `${hit.visitor.kind} ${hit.visitor.value}` : null,
+      },
+      visitor(hit.visitor),
+    ),
     h(
       "td",
       { class: "state" },
       state(hit.state),
-      hit.ambiguous ? h("span", { class: "warn", title: "A send was cut before its answer: Adobe may have it already" }, " twice?") : null,
+      hit.ambiguous
+        ? h(
+            "span",
+            { class: "warn", title: "A send was cut before its answer: Adobe may have it already" },
+            " twice?",
+          )
+        : null,
     ),
-    h("td", { class: "findings" }, found.length ? found.map((one, at) => [at ? " " : "", one]) : "–"),
+    h(
+      "td",
+      { class: "findings" },
+      found.length ? found.map((one, at) => [at ? " " : "", one]) : "–",
+    ),
   )
 }
 

@@ -23,7 +23,10 @@ export const plural = (count, one, many = `${one}s`) =>
 /** The two largest units: "5 h 12 m". */
 export function span(seconds) {
   let rest = Math.max(0, Math.round(seconds))
-  const at = Math.max(0, UNITS.findIndex(([size]) => rest >= size))
+  const at = Math.max(
+    0,
+    UNITS.findIndex(([size]) => rest >= size),
+  )
   if (rest === 0) return "0 s"
   return UNITS.slice(at, at + 2)
     .map(([size, unit]) => {
@@ -82,8 +85,10 @@ export function exact(ms) {
   const at = new Date(ms)
   const day = `${at.getFullYear()}-${two(at.getMonth() + 1)}-${two(at.getDate())}`
   const rest = String(at.getMilliseconds()).padStart(3, "0")
-  return `${day} ${hms(at)}.${rest} local · ${at.toISOString().replace("T", " ")} UTC`
-    .replace("Z UTC", " UTC")
+  return `${day} ${hms(at)}.${rest} local · ${at.toISOString().replace("T", " ")} UTC`.replace(
+    "Z UTC",
+    " UTC",
+  )
 }
 
 export const ago = (ms, now = Date.now()) => `${span((now - ms) / 1000)} ago`
@@ -103,7 +108,12 @@ const SHAPES = {
 
 /** A state is a word and a shape; its colour says nothing more. */
 export function state(name) {
-  return h("span", { class: `state ${name}` }, h("i", { "aria-hidden": "true" }, SHAPES[name] ?? "·"), name)
+  return h(
+    "span",
+    { class: `state ${name}` },
+    h("i", { "aria-hidden": "true" }, SHAPES[name] ?? "·"),
+    name,
+  )
 }
 
 const KINDS = { page: "page view", link: "link", exit: "exit link ↗", download: "download ↓" }
@@ -117,5 +127,7 @@ export function rules(findings, titles = new Map()) {
   const order = ["lost", "wrong", "note"]
   return [...(findings ?? [])]
     .sort((a, b) => order.indexOf(a.severity) - order.indexOf(b.severity))
-    .map((one) => h("span", { class: `rule ${one.severity}`, title: titles.get(one.rule) }, one.rule))
+    .map((one) =>
+      h("span", { class: `rule ${one.severity}`, title: titles.get(one.rule) }, one.rule),
+    )
 }
