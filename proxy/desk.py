@@ -245,11 +245,15 @@ class Desk:
 
     async def dead_letters(self, after: int, limit: int) -> list[dict[str, Any]]:
         """A page of dead letters, oldest first, without the hits' contents."""
-        letters = await self.queue.dead_letters(after, min(limit, MOST_LETTERS))
-        return [summary(letter, self.queue.boots) for letter in letters]
+        found: list[dict[str, Any]] = []
+        left = min(limit, MOST_LETTERS)
+        while left and (letters := await self.queue.dead_letters(after, left)):
+            found += [summary(letter, self.queue.boots) for letter in letters]
+            after, left = letters[-1].hit.id, left - len(letters)
+        return found
 
     async def export(self, after: int, limit: int) -> list[dict[str, Any]]:
-        """A page of dead letters with everything needed to send them again.
+        """Some dead letters with everything needed to send them again; none when there are no more.
 
         Bytes stand as Latin-1 text, one character a byte.
         """

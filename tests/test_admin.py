@@ -180,6 +180,18 @@ async def test_dead_letters_are_paged(bereaved: Served) -> None:
     assert {letter["status"] for letter in letters} == {404, 410}
 
 
+async def test_a_page_of_large_dead_letters_is_as_long_as_any(
+    bereaved: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They are read a few at a time; a short page would be taken for the last one."""
+    monkeypatch.setattr("proxy.shell.queue.LETTERS_BYTES", 1)
+    listed = (await bereaved.ask("/api/v1/dead?limit=2")).json()
+    exported = await bereaved.ask("/api/v1/dead.ndjson")
+
+    assert len(listed["letters"]) == 2
+    assert len(exported.body.splitlines()) == 3
+
+
 async def test_an_export_has_everything_to_send_the_hits_again(bereaved: Served) -> None:
     exported = await bereaved.ask("/api/v1/dead.ndjson")
 

@@ -1049,6 +1049,21 @@ async def test_a_damaged_row_is_handed_out_as_no_request(queue: Queue) -> None:
     assert_exact(queue)
 
 
+async def test_large_dead_letters_come_a_few_at_a_time(queue: Queue) -> None:
+    """What is made of them is made in one step; hits that come meanwhile wait for it."""
+    hits = await stored(queue, 12, size=200_000)
+    for hit in hits:
+        await queue.bury(hit, "404", 404, 1)
+    pages = []
+    after = 0
+    while page := await queue.dead_letters(after, 100):
+        pages.append(page)
+        after = page[-1].hit.id
+
+    assert [letter.hit for page in pages for letter in page] == hits
+    assert max(len(page) for page in pages) == 3
+
+
 async def test_a_requeued_hit_waits_at_the_end_of_its_lane(queue: Queue) -> None:
     """It gets a new id, its mark, and keeps its time and content."""
     first, _ = await stored(queue, 2)

@@ -66,6 +66,8 @@ FIRST_PRAGMAS = (
 PAGE_HITS = 1_000
 PURGE_HITS = 500
 MOST_DELIVERED = 100_000
+# So much of dead letters is looked at in one step, which every hit that comes waits for.
+LETTERS_BYTES = 512 * 1024
 # A start reads the newest hits before it is ready: so many bytes of them at most.
 NEWEST_BYTES = 64 * 1024**2
 # Empty pages the file keeps for the next burst, and how many go back to the disk at a time.
@@ -446,8 +448,11 @@ class Queue:
         return released
 
     async def dead_letters(self, after: int = 0, limit: int = 100) -> list[DeadLetter]:
-        """Dead letters in order of id behind `after`."""
-        return [_dead(row) for row in await self._read(_rows, DEAD, after, limit)]
+        """Dead letters in order of id behind `after`: so many at most, and fewer large ones.
+
+        None only when there are no more.
+        """
+        return await self._read(_letters, after, limit)
 
     async def requeue(self, ids: Sequence[int]) -> int:
         """Dead letters wait again, at the end of their lanes; how many there were."""
@@ -1141,6 +1146,18 @@ def _newest(db: sqlite3.Connection, count: int, say: Callable[[bytes], T]) -> li
     return said
 
 
+def _letters(db: sqlite3.Connection, after: int, limit: int) -> list[DeadLetter]:
+    letters: list[DeadLetter] = []
+    size = 0
+    with contextlib.closing(db.execute(DEAD, (after, limit))) as rows:
+        for row in rows:
+            letters.append(_dead(row))
+            size += letters[-1].hit.size
+            if size >= LETTERS_BYTES:
+                break
+    return letters
+
+
 def _row(db: sqlite3.Connection, sql: str, *values: object) -> tuple[Any, ...] | None:
     row: tuple[Any, ...] | None = db.execute(sql, values).fetchone()
     return row
@@ -1181,7 +1198,7 @@ def peek_dead(path: Path, after: int, limit: int) -> tuple[list[DeadLetter], Boo
     uri = f"{path.absolute().as_uri()}?mode=ro"
     try:
         with contextlib.closing(sqlite3.connect(uri, uri=True)) as db:
-            letters = [_dead(row) for row in db.execute(DEAD, (after, limit))]
+            letters = _letters(db, after, limit)
             offsets = dict(db.execute("SELECT boot, offset_ms FROM boots").fetchall())
     except sqlite3.Error as error:
         raise QueueUnavailable(f"cannot read {path}: {error}") from error
