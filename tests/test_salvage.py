@@ -333,11 +333,27 @@ async def test_hits_whose_boot_is_lost_are_never_stamped_with_another_time(
     recount(filled.path)
 
 
+async def test_the_boot_that_runs_on_is_known_again(filled: Filled) -> None:
+    """The restart after damage is one of the same boot: its hits wait, at their own time."""
+    move_log(filled.path)
+    clock = FakeClock()
+    whole = await Queue.open(filled.path, LIMITS, clock)
+    at = whole.boots.wall_ms(Received(whole.boots.current, 7))
+    await whole.close()
+    wipe(filled.path, leaves(filled.path, "boots"))
+    clock.passes(3600)
+    found, queue = await start(filled)
+
+    assert found == filled.waiting
+    assert queue.boots.wall_ms(Received(whole.boots.current, 7)) == at
+    assert "lost 0, 0 may be sent twice" in queue.salvaged[0]
+
+
 async def test_a_lost_boot_gives_its_number_to_none(filled: Filled) -> None:
     """Repaired first and started then: no letter takes on the time of a boot that came later."""
     move_log(filled.path)
     wipe(filled.path, leaves(filled.path, "boots"))
-    salvage.repair(filled.path)
+    salvage.repair(filled.path, ("another boot", 0))
     clock = FakeClock()
     for name in ("second boot", "third boot"):
         clock.reboots(name)

@@ -102,11 +102,14 @@ def repair_(options: Options, file: Path | None, is_meant: bool) -> None:
     and lost; changes nothing without --apply. The damaged file is kept beside the new one.
     """
     from proxy.shell import beside, salvage  # noqa: PLC0415 - as above
+    from proxy.shell.clock import SystemClock  # noqa: PLC0415
 
     path = _there(options, file)
+    clock = SystemClock()
+    boot = clock.boot_id, clock.wall_ms() - clock.ms()
     try:
         with beside.own(path, like=path):
-            said = salvage.repair(path) if is_meant else salvage.plan(path)
+            said = salvage.repair(path, boot) if is_meant else salvage.plan(path, boot)
     except (sqlite3.Error, OSError) as error:
         raise QueueUnavailable(f"cannot repair {path}: {error}") from error
     if options.json:

@@ -1211,11 +1211,12 @@ def _prepare(path: Path, clock: Clock) -> tuple[Boots, list[str]]:
     The lines say what was damaged and what became of it.
     """
     said: list[str] = []
+    offset = clock.wall_ms() - clock.ms()
     salvage.finish(path)
     salvage.roll_back(path)
     damage = salvage.examine(path)
     if damage is not None:
-        said.append(str(salvage.salvage(path, damage)))
+        said.append(str(salvage.salvage(path, damage, (clock.boot_id, offset))))
     unread = salvage.unread(path)
     # A file without a byte is what a crash right here left behind.
     new = not path.exists() or not path.stat().st_size
@@ -1227,7 +1228,6 @@ def _prepare(path: Path, clock: Clock) -> tuple[Boots, list[str]]:
         migrate.migrate(db)
         if unread:
             said += salvage.put_back(db, unread)
-        offset = clock.wall_ms() - clock.ms()
         db.execute(
             # The jitter between two clock readings moves no stamp: a hit sent again after a
             # restart, and those of its visitor, keep the second that Adobe may know.

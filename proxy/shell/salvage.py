@@ -19,12 +19,13 @@ from dataclasses import dataclass, fields
 from datetime import UTC, datetime
 from itertools import islice
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, TypeAlias, cast
 
 from proxy.core import pages, rescue
 from proxy.core.hit import Ledger
 from proxy.core.moment import LOST
 from proxy.core.pages import Frame, Image, Row
+from proxy.core.rescue import Found
 from proxy.shell import migrate
 
 # A whole check reads every page: some 0.4 s for so many bytes, on the machine it was tried on.
@@ -41,6 +42,7 @@ SCHEMA = "SELECT name, sql FROM sqlite_schema WHERE sql IS NOT NULL"
 RECOUNT = """
     SELECT (SELECT count(*) FROM hits) - (SELECT count(*) FROM delivered), waiting,
            (SELECT count(*) FROM held), held, (SELECT count(*) FROM dead), dead FROM ledger"""
+NUMBER = "SELECT boot FROM boots INDEXED BY sqlite_autoindex_boots_1 WHERE boot_id = ?"
 TIMELESS = "its time of receipt is lost with the damaged file; requeued, it counts as received then"
 BURY_TIMELESS = """
     INSERT OR IGNORE INTO dead
@@ -51,6 +53,8 @@ REMOVE_TIMELESS = "DELETE FROM hits WHERE id >= ? AND boot NOT IN (SELECT boot F
 FORGET_BOOT = f"""
     UPDATE dead SET boot = {LOST}, sum = row_sum(lane, {LOST}, received_ms, content)
     WHERE id >= ? AND boot NOT IN (SELECT boot FROM boots)"""  # noqa: S608 - a number
+# The boot that runs now: its id, and its offset to wall time.
+Boot: TypeAlias = tuple[str, int]
 _TORN = "the log of the queue file was damaged"
 _COUNTS = tuple(one.name for one in fields(Ledger))
 
@@ -193,7 +197,7 @@ def _of_ours(path: Path, damage: str) -> str:
     return damage
 
 
-def salvage(path: Path, reason: str) -> Report:
+def salvage(path: Path, reason: str, boot: Boot) -> Report:
     """Make a new file of what can be kept, then set the damaged one aside for it."""
     aside = _aside(path)
     partial = _beside(path, "-salvaging")
@@ -201,7 +205,7 @@ def salvage(path: Path, reason: str) -> Report:
         _beside(partial, suffix).unlink(missing_ok=True)
     os.close(os.open(partial, os.O_CREAT | os.O_RDWR, 0o600))
     with contextlib.closing(sqlite3.connect(partial, isolation_level=None)) as new:
-        report = _keep(new, path, reason, aside)
+        report = _keep(new, path, reason, aside, boot)
     _sync(partial)
     # The new file is whole before it is called so, and before the old one loses its name:
     # whenever this is cut short, either the old one is still in its place, or `finish` puts
@@ -215,7 +219,7 @@ def salvage(path: Path, reason: str) -> Report:
     return report
 
 
-def plan(path: Path) -> list[str]:
+def plan(path: Path, boot: Boot) -> list[str]:
     """What `repair` would say, a line each; it is tried in a file that SQLite forgets."""
     if _beside(path, "-salvaged").exists() and not path.exists():
         return ["a salvage was cut short at its end: the new file would get its name"]
@@ -224,7 +228,7 @@ def plan(path: Path) -> list[str]:
     damage = examine(path, whole=True)
     if damage is not None:
         with contextlib.closing(sqlite3.connect("", isolation_level=None)) as new:
-            return [_keep(new, path, damage, _aside(path)).plan]
+            return [_keep(new, path, damage, _aside(path), boot).plan]
     rows = unread(path)
     if not rows:
         return []
@@ -233,7 +237,7 @@ def plan(path: Path) -> list[str]:
     return [f"{_TORN}: {lost} hits would be read back from it"] if lost else []
 
 
-def repair(path: Path) -> list[str]:
+def repair(path: Path, boot: Boot) -> list[str]:
     """What a start does to a damaged file, and every page read; a line each of what was done."""
     owner = _owner(path)
     said = []
@@ -245,7 +249,7 @@ def repair(path: Path) -> list[str]:
         said.append("the creation of the queue file was cut short: it is undone")
     damage = examine(path, whole=True)
     if damage is not None:
-        said.append(str(salvage(path, damage)))
+        said.append(str(salvage(path, damage, boot)))
         if owner is not None and not os.geteuid():
             os.chown(path, *owner)  # or the daemon could not open what root has made
     rows = unread(path)
@@ -327,7 +331,7 @@ def _beyond(db: sqlite3.Connection, rows: list[tuple[int, Row]]) -> list[tuple[A
     return [(id_, *row[1:]) for id_, row in rows if id_ > last_id]
 
 
-def _keep(new: sqlite3.Connection, path: Path, reason: str, aside: Path) -> Report:
+def _keep(new: sqlite3.Connection, path: Path, reason: str, aside: Path, boot: Boot) -> Report:
     """Fill a new file with what can be kept."""
     frames = pages.frames(_read(_beside(path, "-wal")))
     committed = [frame for frame in frames if frame.sound]
@@ -339,7 +343,24 @@ def _keep(new: sqlite3.Connection, path: Path, reason: str, aside: Path) -> Repo
     marks_whole = _marks_are_whole(path)
     with _mapped(path) as database:
         now = pages.image(database, committed, PAGE_SIZE)
-        return _copy(new, now, frames, reason, aside, marks_whole=marks_whole)
+        found = rescue.survey(now)
+        number = _number(path, boot)
+        if number is not None:
+            found.boots.setdefault(number, (None, *boot))
+        return _copy(new, now, found, frames, reason, aside, marks_whole=marks_whole)
+
+
+def _number(path: Path, boot: Boot) -> int | None:
+    """The number of this boot: where its row is lost, the index of their names may still say.
+
+    The restart after damage is mostly one of the same boot, whose offset is known.
+    """
+    try:
+        with contextlib.closing(sqlite3.connect(f"{path.as_uri()}?mode=ro", uri=True)) as db:
+            row = db.execute(NUMBER, boot[:1]).fetchone()
+    except (sqlite3.Error, UnicodeDecodeError):
+        return None
+    return row[0] if row and isinstance(row[0], int) else None
 
 
 def _marks_are_whole(path: Path) -> bool:
@@ -355,13 +376,13 @@ def _marks_are_whole(path: Path) -> bool:
 def _copy(
     new: sqlite3.Connection,
     now: Image,
+    found: Found,
     frames: list[Frame],
     reason: str,
     aside: Path,
     *,
     marks_whole: bool,
 ) -> Report:
-    found = rescue.survey(now)
     new.execute("BEGIN")
     _insert(new, ADD_HIT, rescue.waiting(now, found))
     _insert(new, ADD_DEAD, rescue.dead(now, found))

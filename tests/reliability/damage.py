@@ -212,7 +212,9 @@ async def _judge(
     filled: Filled, other: Filled, path: Path, damaged: bytes, found: Outcome, kind: Kind
 ) -> list[str]:
     try:
-        checked, planned = audit.audit(path), salvage.plan(path)
+        clock = FakeClock()
+        boot = clock.boot_id, clock.wall_ms() - clock.ms()
+        checked, planned = audit.audit(path), salvage.plan(path, boot)
         waiting, queue = await _start(path)
         again, second = await _start(path)
     except QueueTooNew:
