@@ -194,7 +194,7 @@ class Drain:
         """What failures cost from now on, and how fast a backlog leaves."""
         self.policy = policy
         self.link.change_back_off(policy.first_s, policy.most_s)
-        self.pace.configure(policy.rate)
+        self.pace.configure(policy.rate, asyncio.get_running_loop().time())
         self._hits.news.set()
 
     def idle_s(self, now: float) -> float:

@@ -482,7 +482,7 @@ async def test_status_is_what_an_operator_reads_first(
     await adobe.cut()
     served = await serve(adobe, OPTIONAL)
     await served.hits(range(3))
-    await served.until(lambda status: status["state"] == "offline")
+    await served.until(lambda status: status["forwarding"]["last_failure"] is not None)
 
     said = await shell_for(served, tmp_path)("status")
 
@@ -563,6 +563,15 @@ async def test_exit_code_tells_whether_a_person_is_needed(
     assert said.code == Exit.NOT_SO
     assert "Held       by a person" in said.out
     assert (await shell("status")).code == 0
+
+
+async def test_a_daemon_with_nothing_to_send_is_not_called_offline(
+    served: Served, tmp_path: Path
+) -> None:
+    """Nothing was tried, so nothing is known."""
+    said = await shell_for(served, tmp_path)("status")
+
+    assert "Ready      nothing has been sent to http://127.0.0.1:" in said.out
 
 
 def test_what_others_wrote_moves_no_cursor() -> None:

@@ -243,6 +243,15 @@ def test_a_person_need_not_wait_for_a_retry_after() -> None:
     assert pace.next_at(2) == pytest.approx(7_201.02)
 
 
+def test_a_new_rate_holds_from_its_first_moment() -> None:
+    """Nobody waits out a minute that the old one asked for."""
+    pace = Pace(0.02)
+    pace.sent(0)
+    assert pace.next_at(1) == pytest.approx(49.95)
+    pace.configure(0, 1)
+    assert pace.next_at(1) == 1
+
+
 def test_refusals_between_deliveries_slow_nothing() -> None:
     """They are the hits' own matter, however many."""
     pace = Pace()

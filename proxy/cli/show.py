@@ -84,6 +84,10 @@ def _state(found: dict[str, Any]) -> tuple[str, str]:
             until = forwarding.get("held_until_ms")
             end = f"until {clock(until)}" if until else "until `trackoffline online`"
             return "Held", f"by a person, {end}"
+        case "offline" if forwarding.get("link") == "suspect" and not forwarding.get(
+            "last_failure"
+        ):
+            return "Ready", f"nothing has been sent to {found.get('upstream')} yet"
         case "offline":
             text = f"since {clock(forwarding['since_ms'])}"
             if forwarding.get("last_failure"):

@@ -89,9 +89,11 @@ class Pace:
         self._alone_sent = False
         self._slots: deque[list[float]] = deque()  # [start, deliveries] not yet learned from
 
-    def configure(self, rate: float) -> None:
+    def configure(self, rate: float, now: float) -> None:
         """The configured rate from now on; what the server taught stays."""
         self._configured = rate if rate > 0 else inf
+        if not self._alone:  # nor does the old rate's next turn stand
+            self._due = min(self._due, now + 1 / self._rate(now))
 
     def next_at(self, now: float) -> float:
         """When the next hit may go; `now` or earlier means at once."""
