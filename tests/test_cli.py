@@ -566,9 +566,11 @@ async def test_exit_code_tells_whether_a_person_is_needed(
 
 
 async def test_a_daemon_with_nothing_to_send_is_not_called_offline(
-    served: Served, tmp_path: Path
+    serve: Serve, adobe: FakeCollector, tmp_path: Path
 ) -> None:
     """Nothing was tried, so nothing is known."""
+    served = await serve(adobe)
+
     said = await shell_for(served, tmp_path)("status")
 
     assert "Ready      nothing has been sent to http://127.0.0.1:" in said.out
