@@ -152,20 +152,41 @@ def parameters(query: bytes, body: bytes) -> dict[bytes, bytes]:
 def top_level(data: bytes) -> dict[bytes, bytes]:
     """The parameters we act on that stand at depth 0; the first of each that says something."""
     found: dict[bytes, bytes] = {}
-    # Most queries open no level: then what was found is what stands at depth 0.
-    for name, value, opened, _ in STEP.findall(b"&" + data):
-        if opened:
-            break
-        if name and not found.get(name):
-            found[name] = value
-    else:
-        return found
-    found = {}
-    for step in _top_steps(data):
-        name, value = step.group("name", "value")
-        if not found.get(name):
+    levels = _Levels()
+    # Strings of all steps at once cost a third of what their matches one by one do.
+    for name, value, opened, closed in STEP.findall(b"&" + data):
+        if opened or closed:
+            levels.step(opened, closed)
+        elif not levels.depth and not found.get(name):
             found[name] = value
     return found
+
+
+class _Levels:
+    """Which levels of context data a walk is in.
+
+    `c.&ts=x&.c` is context data named ts, not a timestamp.  Lenient as real traffic demands:
+    `&&`, `c.=`, a missing closer, a closer that names an outer level (closes up to it) or none
+    at all (ignored).  Whether a level is open costs no look at all of them: anyone may send 80,000.
+    """
+
+    __slots__ = ("_open", "depth")
+
+    def __init__(self) -> None:
+        self.depth: list[bytes] = []
+        self._open: Counter[bytes] = Counter()
+
+    def step(self, opened: bytes | None, closed: bytes) -> None:
+        if opened:
+            level = opened[:-1]
+            self.depth.append(level)
+            self._open[level] += 1
+        elif self._open[closed]:
+            level = self.depth.pop()
+            while level != closed:
+                self._open[level] -= 1
+                level = self.depth.pop()
+            self._open[level] -= 1
 
 
 def empty_timestamps(data: bytes) -> list[int]:
@@ -183,30 +204,14 @@ def timestamps(data: bytes) -> list[tuple[int, int]]:
 
 
 def _top_steps(data: bytes) -> Iterator[re.Match[bytes]]:
-    """The parameters we act on that stand at depth 0.
-
-    `c.&ts=x&.c` is context data named ts, not a timestamp.  Lenient as real traffic
-    demands: `&&`, `c.=`, a missing closer, a closer that names an outer level (closes up
-    to it) or none at all (ignored).
-    """
-    depth: list[bytes] = []
-    # Whether a level is open must not cost a look at all of them: anyone may send 80,000.
-    levels: Counter[bytes] = Counter()
+    """The parameters we act on that stand at depth 0."""
+    levels = _Levels()
     for step in STEP.finditer(b"&" + data):
         opened, closed = step.group("open", "close")
-        if opened is not None:
-            level = opened[:-1]
-            depth.append(level)
-            levels[level] += 1
-        elif closed is None:
-            if not depth:
-                yield step
-        elif levels[closed]:
-            level = depth.pop()
-            while level != closed:
-                levels[level] -= 1
-                level = depth.pop()
-            levels[level] -= 1
+        if opened or closed:
+            levels.step(opened, closed)
+        elif not levels.depth:
+            yield step
 
 
 def visitors(
