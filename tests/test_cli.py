@@ -823,7 +823,7 @@ async def test_letters_are_chosen_by_a_filter(
     said = await shell("dead", "requeue", "--filter", "suite:buried")
     assert (said.code, said.out) == (0, "2 requeued\n")
     said = await shell("dead", "discard", "--filter", "reason:410", typed="1\n")
-    assert (said.code, said.out) == (0, "1 discarded\n")
+    assert (said.code, said.out.strip()) == (0, "1 discarded")
     assert "(1)" in said.err
     status = await served.until(lambda status: status["delivered"] == 3)
     assert (status["dead"], status["discarded"]) == (0, 1)

@@ -109,6 +109,8 @@ class Admin:
             response = asked.problem(400, fault.message, column=fault.column)
         except web.HTTPException as found:
             response = asked.problem(found.status, found.reason)
+            if "Allow" in found.headers:
+                response.headers["Allow"] = found.headers["Allow"]
         except QueueError as error:
             response = asked.problem(503, str(error))
         except Exception:

@@ -252,7 +252,10 @@ def _seconds(request: web.Request, name: str, default: float) -> float:
 
 
 def _unredacted(request: web.Request) -> bool:
-    return request.query.get("unredacted") == "1"
+    said = request.query.get("unredacted")
+    if said not in (None, "1"):
+        raise asked.Problem(400, "unredacted must be 1, or left out")
+    return said == "1"
 
 
 def _there(found: bytes | None) -> bytes:
