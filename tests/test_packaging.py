@@ -190,7 +190,7 @@ def test_ci_runs_the_readme_s_own_test_command() -> None:
     assert f"\n{command} || exit 1\n" in (ROOT / ".ci/run").read_text()
 
 
-@pytest.mark.parametrize("script", ["run", "check", "lint", "pin"])
+@pytest.mark.parametrize("script", ["run", "check", "exercise", "lint", "pin"])
 def test_a_script_of_ci_stops_at_its_first_failure(script: str) -> None:
     """Strict mode, and executable, so that it can be called by its name."""
     path = ROOT / ".ci" / script

@@ -81,9 +81,14 @@ def _some_of(**properties: Schema) -> Schema:
     return {"type": "object", "properties": properties, "additionalProperties": False}
 
 
+def _one_of(*names: str, **properties: Schema) -> Schema:
+    """The same, and it says exactly one of the members that are named."""
+    return _some_of(**properties) | {"oneOf": [{"required": [name]} for name in names]}
+
+
 STATES = _choice("waiting", "sending", "held", "delivered", "dead")
 SEVERITY = _choice("lost", "wrong", "note")
-IDS = _list({"type": "integer", "minimum": 0})
+IDS = _list({"type": "integer", "minimum": 0, "maximum": 2**63 - 1})
 
 _ROW: dict[str, Schema] = {
     "id": COUNT,
@@ -277,10 +282,20 @@ SCHEMAS: dict[str, Schema] = {
 
 Q = Parameter("q", TEXT, "a filter, as `suite:x is:dead rule:W4`; left out: everything")
 CURSOR = Parameter("cursor", {"type": "string", "pattern": "^[0-9]{1,18}$"}, "of the last answer")
-LIMIT = Parameter("limit", {"type": "integer", "minimum": 1}, "how many at most; 500 are the most")
+LIMIT = Parameter(
+    "limit",
+    {"type": "integer", "minimum": 1, "maximum": 10**18 - 1},
+    "how many at most; 500 are the most",
+)
 UNREDACTED = Parameter("unredacted", _choice("1"), "with the headers that tell who somebody is")
-CHOSEN = _some_of(ids=IDS, q=TEXT, all={"const": True})
-DISCARDED = _some_of(ids=IDS, q=TEXT, all={"const": True}, expect_count=COUNT)
+TRUE: Schema = {"const": True}
+SUITE = r"^[A-Za-z0-9_-](?:\.?[A-Za-z0-9_-]){0,49}$"
+FOR = "^(?:[1-9][0-9]{0,5}[sm]|[1-9][0-9]{0,3}h|[1-9][0-9]{0,2}d)$"
+AFTER: Schema = {"type": "integer", "minimum": 0, "maximum": 10**18 - 1}
+CHOSEN = _one_of("ids", "q", "all", ids=IDS, q=TEXT, all=TRUE)
+DISCARDED = _one_of("ids", "q", "all", ids=IDS, q=TEXT, all=TRUE, expect_count=COUNT)
+LETTERS = _one_of("ids", "all", ids=IDS, all=TRUE)
+LETTERS_DISCARDED = _one_of("ids", "all", ids=IDS, all=TRUE, expect_count=COUNT)
 NOTHING = _some_of()
 API = "/api/v1"
 
@@ -332,7 +347,7 @@ OPERATIONS: tuple[Operation, ...] = (
         body={
             **_some_of(
                 for_seconds={"type": "number", "exclusiveMinimum": 0, "maximum": 316_224_000},
-                **{"for": {"type": "string", "pattern": "^[0-9]{1,9}[smhd]$"}},
+                **{"for": {"type": "string", "pattern": FOR}},
             ),
             "maxProperties": 1,
         },
@@ -354,7 +369,7 @@ OPERATIONS: tuple[Operation, ...] = (
         "Everything about one hit",
         _ref("Hit"),
         (UNREDACTED,),
-        problems=(404,),
+        problems=(400, 404),
     ),
     Operation(
         "GET",
@@ -363,7 +378,7 @@ OPERATIONS: tuple[Operation, ...] = (
         TEXT,
         (UNREDACTED,),
         kind="text/plain",
-        problems=(404,),
+        problems=(400, 404),
     ),
     Operation(
         "GET",
@@ -372,7 +387,7 @@ OPERATIONS: tuple[Operation, ...] = (
         TEXT,
         (UNREDACTED,),
         kind="text/plain",
-        problems=(404,),
+        problems=(400, 404),
     ),
     Operation(
         "GET",
@@ -451,7 +466,7 @@ OPERATIONS: tuple[Operation, ...] = (
         f"{API}/test-hit",
         "Store a test hit",
         _ref("Row"),
-        body=_some_of(suite=TEXT),
+        body=_some_of(suite={"type": "string", "pattern": SUITE}),
         problems=(400,),
     ),
     Operation(
@@ -467,7 +482,7 @@ OPERATIONS: tuple[Operation, ...] = (
         f"{API}/dead",
         "Dead letters, oldest first",
         _ref("Letters"),
-        (Parameter("after", COUNT, "the last id of the page before"), LIMIT),
+        (Parameter("after", AFTER, "the last id of the page before"), LIMIT),
         problems=(400,),
     ),
     Operation("GET", f"{API}/dead/groups", "Dead letters by reason", _ref("Groups")),
@@ -477,7 +492,7 @@ OPERATIONS: tuple[Operation, ...] = (
         f"{API}/dead/requeue",
         "Dead letters wait again",
         _object(requeued=COUNT),
-        body=_some_of(ids=IDS, all={"const": True}),
+        body=LETTERS,
         problems=(400,),
     ),
     Operation(
@@ -485,7 +500,7 @@ OPERATIONS: tuple[Operation, ...] = (
         f"{API}/dead/discard",
         "Give dead letters up",
         _object(discarded=COUNT),
-        body=_some_of(ids=IDS, all={"const": True}, expect_count=COUNT),
+        body=LETTERS_DISCARDED,
         problems=(400, 409),
     ),
 )
@@ -547,7 +562,10 @@ def _described(operation: Operation) -> dict[str, Any]:
     if parameters:
         described["parameters"] = parameters
     if operation.body is not None:
-        described["requestBody"] = {"content": {operation.body_kind: {"schema": operation.body}}}
+        described["requestBody"] = {
+            "content": {operation.body_kind: {"schema": operation.body}},
+            "required": "oneOf" in operation.body,  # an empty body is an empty object
+        }
     return described
 
 

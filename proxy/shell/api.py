@@ -179,10 +179,11 @@ class Api:
 
     async def _discard(self, request: web.Request) -> web.Response:
         said = await self._body(request, "ids", "all", "expect_count")
+        expected = asked.expected(said)
         ids = asked.chosen(said)
         if ids is None:
             ids = await self._dead_now()
-            if not asked.is_whole(said.get("expect_count")) or said["expect_count"] != len(ids):
+            if expected != len(ids):
                 raise asked.Problem(
                     409, f"expect_count must be the number of dead letters: {len(ids)}"
                 )

@@ -72,19 +72,30 @@ def number(request: web.Request, name: str, default: int, least: int) -> int:
 
 def chosen(asked: dict[str, Any]) -> list[int] | None:
     """The ids asked for; None for all of them."""
-    ids, all_ = asked.get("ids"), asked.get("all")
-    if ids is None and all_ is True:
+    ids = asked.get("ids")
+    if "ids" not in asked and asked.get("all") is True:
         return None
     if (
-        all_ is None
+        "all" not in asked
         and isinstance(ids, list)
         and all(is_whole(id_) and 0 <= id_ <= MOST_ID for id_ in ids)
     ):
-        return ids
+        return [int(id_) for id_ in ids]
     raise Problem(400, 'say which: {"ids": [1, 2]} or {"all": true}')
 
 
+def expected(asked: dict[str, Any]) -> int | None:
+    """Takes `expect_count` out of what is asked."""
+    count = asked.pop("expect_count", None)
+    if count is not None and not is_whole(count):
+        raise Problem(400, "expect_count must be a whole number")
+    return None if count is None else int(count)
+
+
 def is_whole(value: object) -> bool:
+    """1.0 is one, as JSON Schema has it; true is none."""
+    if isinstance(value, float):
+        return value.is_integer()
     return isinstance(value, int) and not isinstance(value, bool)
 
 

@@ -209,9 +209,9 @@ class Hits:
 
     async def _discard(self, request: web.Request) -> web.Response:
         said = await asked.body(request, "ids", "q", "all", "expect_count")
-        expected = said.pop("expect_count", None)
+        expected = asked.expected(said)
         ids, named = await self._chosen(said)
-        if not named and (not asked.is_whole(expected) or expected != len(ids)):
+        if not named and expected != len(ids):
             raise Problem(409, f"expect_count must be the number of dead letters: {len(ids)}")
         parts = [ids[at : at + PART] for at in range(0, len(ids), PART)]
         return web.json_response(
