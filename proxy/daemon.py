@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
 import random
 import resource
 import socket
@@ -25,9 +24,10 @@ import structlog
 
 from proxy import __version__, config, house, logs
 from proxy.config import Config
-from proxy.core.hit import Received, Reply, Request, Timestamps
+from proxy.core.analytics import Analytics
+from proxy.core.hit import Received, Timestamps
 from proxy.core.limits import Limits
-from proxy.core.link import State
+from proxy.core.protocols import Protocol
 from proxy.desk import Desk
 from proxy.drain import Drain, Policy
 from proxy.errors import ConfigError, QueueError
@@ -36,6 +36,7 @@ from proxy.live import Live
 from proxy.monitor import Monitor
 from proxy.points import Point, reached
 from proxy.reading import Reading
+from proxy.roads import Road, Roads
 from proxy.shell.admin import MOST_CALLERS, Admin
 from proxy.shell.api import Metrics
 from proxy.shell.clock import Clock, SystemClock
@@ -52,8 +53,6 @@ from proxy.shell.upstream import Upstream, Where
 log = structlog.get_logger()
 
 GRACE_S = 3.0
-# VisitorAPI waits 30 s for `/id`, and the page with it; without an answer it goes on alone.
-IDENTITY_S = 2.0
 
 # Of all beacon listeners together.
 MOST_CONNECTIONS = 2_000
@@ -98,8 +97,8 @@ async def run(
             loops.create_task(queue.run())
             await daemon.remember()
             reached(Point.START_REMEMBERED)
-            drain = daemon.drain
-            draining = loops.create_task(drain.run()) if drain is not None else None
+            drains = [road.drain for road in daemon.roads]
+            draining = [loops.create_task(drain.run()) for drain in drains]
             keeping = loops.create_task(house.keep(daemon.desk, daemon.boss, daemon.release))
             changing = loops.create_task(daemon.change(reloads or asyncio.Queue()))
             listeners = await daemon.listen(sockets or {})
@@ -115,9 +114,9 @@ async def run(
             await daemon.intake.close(GRACE_S)
             reached(Point.STOP_INTAKE_CLOSED)
             # 2. Nothing new is sent; what flies may land.
-            if drain is not None and draining is not None:
+            for drain in drains:
                 drain.stop()
-                await draining
+            await asyncio.gather(*draining)
             reached(Point.STOP_DRAINED)
             # 3. No more people.
             changing.cancel()
@@ -149,40 +148,37 @@ class Daemon:
         self.settings = settings
         self.queue = queue
         self.boss = boss
-        self.upstream: Upstream | None = None
         self.drain: Drain | None = None
         self.server: str | None = None
-        suites = config.suites(settings)
+        self.suites = config.suites(settings)
+        self._upstream = settings.upstream
+        spoken = protocols(settings)
+        roads: list[Road] = []
         if settings.upstream is not None:
             self.server = str(settings.upstream.server)
-            self.upstream = Upstream(_where(settings.upstream))
-            self.drain = Drain(
-                queue,
-                self.upstream,
-                self.upstream.where.authority,
-                suites,
-                policy(settings),
-                random.random,
-            )
+            upstream = Upstream(_where(settings.upstream))
+            self.drain = Drain(queue, upstream, spoken[-1], policy(settings), random.random)
+            roads.append(Road(upstream, self.drain))
+        self.roads = Roads(*roads)
         self.desk = Desk(
             queue,
             self.drain,
             self.server,
             loop.time(),
             loop.time,
-            suites=lambda: self.intake.suites,
+            suites=lambda: self.suites,
             settings=shown,
             timeout_s=0.0 if settings.upstream is None else settings.upstream.timeout,
         )
         self.intake = Intake(
             queue,
-            suites,
+            spoken,
             lambda: received(queue),
-            self._identify,
+            self.roads,
             connections(settings.drain.concurrency),
         )
-        self.reading = Reading(queue, self.drain, lambda: self.intake.suites, self.server)
-        incoming = Incoming(queue, lambda: self.intake.suites, is_capture=settings.upstream is None)
+        self.reading = Reading(queue, self.drain, lambda: self.suites, self.server)
+        incoming = Incoming(queue, lambda: self.suites, is_capture=settings.upstream is None)
         self.hits = Hits(self.reading)
         self.events = Events(Live(self.desk, self.reading))
         self.admin = Admin(
@@ -256,8 +252,8 @@ class Daemon:
         self.events.end()
         await self.admin.close()
         await self.reading.close()
-        if self.upstream is not None:
-            await self.upstream.close()
+        for road in self.roads:
+            await road.upstream.close()
         await self.queue.close()
 
     async def change(self, reloads: asyncio.Queue[Config]) -> None:
@@ -274,13 +270,15 @@ class Daemon:
             log.warning("reload: the certificate stays as it was", reason=str(error))
         for key in needs_restart(self.settings, settings):
             log.warning("reload: this setting changes with a restart only", setting=key)
-        suites = config.suites(settings)
-        self.intake.suites = suites
+        self.suites = config.suites(settings)
+        # Where hits go changes with a restart only.
+        self.intake.spoken = protocols(settings.model_copy(update={"upstream": self._upstream}))
         self.queue.limits = limits(settings)
-        if self.drain is not None:
-            self.drain.suites = suites
-            changed = policy(settings)
-            self.drain.change_policy(replace(changed, concurrency=self.drain.policy.concurrency))
+        spoken = {protocol.name: protocol for protocol in self.intake.spoken}
+        for road in self.roads:
+            drain = road.drain
+            drain.protocol = spoken[road.name]
+            drain.change_policy(replace(policy(settings), concurrency=drain.policy.concurrency))
         logs.set_level(settings.log.level)
         self.settings = settings
         await self.release()
@@ -315,19 +313,6 @@ class Daemon:
             listen.allowed_hosts,
             tls,
         )
-
-    async def _identify(self, request: Request) -> bytes | None:
-        """`/id` is passed through unless the link is known to be down, and never an error."""
-        if self.upstream is None or self.drain is None:
-            return None
-        if self.desk.offline_until_ms is not None or self.drain.link.state is State.OFFLINE:
-            return None
-        try:
-            async with asyncio.timeout(IDENTITY_S):
-                reply = await self.upstream.send(request)
-        except TimeoutError:
-            return None
-        return _identity(reply) if isinstance(reply, Reply) else None
 
 
 def connections(concurrency: int) -> int:
@@ -379,15 +364,6 @@ def received(queue: Queue) -> Received:
     return Received(queue.boots.current, queue.clock.ms())
 
 
-def _identity(reply: Reply) -> bytes | None:
-    """Adobe's JSON, if that is what came back."""
-    try:
-        found = json.loads(reply.body)
-    except (ValueError, RecursionError):
-        return None
-    return reply.body if reply.status == 200 and isinstance(found, dict) else None
-
-
 async def release(settings: Config, queue: Queue) -> int:
     """Let held hits go whose report suites are described by now; how many."""
     known = config.suites(settings)
@@ -423,6 +399,13 @@ def policy(settings: Config) -> Policy:
         concurrency=settings.drain.concurrency,
         grace_s=GRACE_S,
     )
+
+
+def protocols(settings: Config) -> list[Protocol]:
+    """What is spoken on the beacon port; the last one answers for what is nobody's."""
+    upstream = settings.upstream
+    authority = b"" if upstream is None else Where(str(upstream.server)).authority
+    return [Analytics(config.suites(settings), authority)]
 
 
 def _where(upstream: config.Upstream) -> Where:

@@ -23,12 +23,14 @@ from typing import Protocol, TypeVar
 
 import structlog
 
-from proxy.core import advice, backoff, beacon, headers, insertion, stamp, verdict
-from proxy.core.hit import Failure, Fault, Hit, Reply, Request, Suites, Timestamps
+from proxy.core import advice, backoff, headers, stamp, verdict
+from proxy.core.hit import Failure, Fault, Hit, Reply, Request
 from proxy.core.link import Flight, Link, State
 from proxy.core.measure import OTHER, BySuite, Durations
 from proxy.core.moment import Boots
 from proxy.core.pace import Pace
+from proxy.core.protocols import Opened
+from proxy.core.protocols import Protocol as Spoken
 from proxy.core.schedule import Schedule
 from proxy.core.unread import Unread
 from proxy.core.verdict import Delivered, Follow, LinkDown, Refused, Retry
@@ -51,14 +53,21 @@ PAGES_AT_ONCE = 2
 MOST_EARLY = 10_000
 LAST_TS = 100_000
 COMPARE_S = 60.0
+# A client waits for the reply to its hit while no more than so many of its lane go before.
+FEW = 8
 AGAIN_S = 1.0  # what the disk refused, and what a limit dropped, is looked at so often
 
 
-class Hits(Protocol):
-    """What the drain asks of the queue."""
+class Feed(Protocol):
+    """Where the queue tells one drain that something happened, and of every new hit."""
 
     news: asyncio.Event
     arrivals: deque[tuple[int, int]] | None
+
+
+class Hits(Feed, Protocol):
+    """What the drain asks of the queue, which is itself the feed of a drain that is alone."""
+
     clock: Clock
 
     @property
@@ -109,18 +118,21 @@ class _Trial:
 
 
 class Drain:
-    """One upstream's drain.  `run` goes until `stop`; verbs may be called at any time."""
+    """One upstream's drain, of the hits of one protocol: others share the queue, nothing else.
+
+    `run` goes until `stop`; verbs may be called at any time.
+    """
 
     def __init__(
         self,
         hits: Hits,
         road: Road,
-        authority: bytes,
-        suites: Suites,
+        protocol: Spoken,
         policy: Policy,
         jitter: Callable[[], float],
+        feed: Feed | None = None,
     ) -> None:
-        self.suites = suites
+        self.protocol = protocol
         self.policy = policy
         self.link = Link(first=policy.first_s, most=policy.most_s, concurrency=policy.concurrency)
         self.pace = Pace(policy.rate)
@@ -133,7 +145,8 @@ class Drain:
         self.last_failure: str | None = None
         self.last_delivery_ms: int | None = None  # Unix time
         self.since_ms = hits.clock.wall_ms()  # when the link last changed between up and down
-        self._hits, self._road, self._authority = hits, road, authority
+        self._hits, self._road = hits, road
+        self._feed = feed if feed is not None else hits
         self._jitter = jitter
         self._schedule = Schedule()
         self._cursor = 0  # hits up to this id are known to the schedule, or left the queue
@@ -142,7 +155,7 @@ class Drain:
         self._heard = hits.last_id  # the last hit anybody told of
         self._unread = Unread(0, hits.last_id)
         self._arrivals: deque[tuple[int, int]] = deque()
-        hits.arrivals = self._arrivals
+        self._feed.arrivals = self._arrivals
         self._gone = (0, frozenset[int]())
         self._gone_at = -inf
         self._seen = hits.last_id
@@ -152,7 +165,8 @@ class Drain:
         self._recalls = 0  # how often what was about to fly was called back
         self._unspent = 0  # sends that the pace was told of, and that then were none
         self._trials: dict[int, _Trial] = {}
-        self._last_ts: OrderedDict[int, int] = OrderedDict()
+        self._last_ms: OrderedDict[int, int] = OrderedDict()  # the last stamp of a lane
+        self._watched: dict[int, asyncio.Future[Reply | None]] = {}  # whose clients wait
         self._held_lanes: set[int] = set()
         self._paused = False
         self._afresh = True
@@ -174,13 +188,49 @@ class Drain:
         """How often hits that still wait have failed in this process, of so many at most."""
         return {hit: trial.failures for hit, trial in islice(self._trials.items(), most)}
 
+    # -- clients that wait for the reply to their hit --------------------------------------
+
+    @property
+    def is_open(self) -> bool:
+        """Whether the collection server may be asked now, and is not known to be out of reach."""
+        return not self._paused and self.link.state is not State.OFFLINE
+
+    def goes_soon(self, lane: int) -> bool:
+        """Whether a hit of this lane that is stored now may be sent in a moment."""
+        return (
+            self.is_open
+            and not self._ending.is_set()
+            and self._schedule.behind(lane) < FEW
+            and not self._unread.may_hold(lane)
+        )
+
+    async def reply(self, hit: int, within_s: float) -> Reply | None:
+        """What the collection server answers to a hit just stored; None when that takes longer.
+
+        So it does as soon as the hit has to wait: it is stored, and its client need not.
+        """
+        watch = self._watched[hit] = asyncio.get_running_loop().create_future()
+        await asyncio.wait([watch], timeout=within_s)
+        return watch.result() if watch.done() else None
+
+    def _answered(self, hit: int, reply: Reply | None) -> None:
+        """Its client waits no longer."""
+        watch = self._watched.pop(hit, None)
+        if watch is not None and not watch.done():
+            watch.set_result(reply)
+
+    def _dismiss(self) -> None:
+        """Nobody waits for a hit that is not on its way."""
+        for hit in [hit for hit in self._watched if hit not in self._flying]:
+            self._answered(hit, None)
+
     # -- verbs -------------------------------------------------------------------------
 
     def pause(self, paused: bool) -> None:
         """A person wants nothing sent (or sent again); what is in flight goes on."""
         self._paused = paused
         self._recall()
-        self._hits.news.set()
+        self._feed.news.set()
 
     def retry(self) -> None:
         """Try at once: probe the link, and let every lane go that waits out a failure."""
@@ -188,14 +238,14 @@ class Drain:
         self.link.retry_now(now)
         self.pace.retry_now(now)
         self._schedule.release_all()
-        self._hits.news.set()
+        self._feed.news.set()
 
     def change_policy(self, policy: Policy) -> None:
         """What failures cost from now on, and how fast a backlog leaves."""
         self.policy = policy
         self.link.change_back_off(policy.first_s, policy.most_s)
         self.pace.configure(policy.rate, asyncio.get_running_loop().time())
-        self._hits.news.set()
+        self._feed.news.set()
 
     def idle_s(self, now: float) -> float:
         """For how long nothing was tried although hits may be sent; 0 when there is a reason."""
@@ -213,20 +263,20 @@ class Drain:
         """Read the queue from its beginning again, as after held hits were released."""
         self._afresh = True
         self._recall()
-        self._hits.news.set()
+        self._feed.news.set()
 
     def stop(self) -> None:
         """Send nothing new; `run` ends when what flies has landed, or after the grace."""
         self._ending.set()
         self._recall()
-        self._hits.news.set()
+        self._feed.news.set()
 
     # -- the loop ----------------------------------------------------------------------
 
     async def run(self) -> None:
         async with asyncio.TaskGroup() as sends:
             while not self._ending.is_set():
-                self._hits.news.clear()
+                self._feed.news.clear()
                 try:
                     # Now, for the next restart may come before the next send.
                     await self._hits.note_clock()
@@ -241,7 +291,7 @@ class Drain:
                     log.warning("the queue could not be read, trying again", reason=str(error))
                     await _wait(self._ending, asyncio.get_running_loop().time() + AGAIN_S)
                 else:
-                    await _wait(self._hits.news, self._next_at())
+                    await _wait(self._feed.news, self._next_at())
             for probe in self._probes:
                 probe.cancel()
             if self._sends:
@@ -260,7 +310,7 @@ class Drain:
             self._afresh = True
             raise
         for lane, ts in ahead.items():
-            self._last_ts[lane] = max(ts, self._last_ts.get(lane, 0))
+            self._last_ms[lane] = max(ts * 1000, self._last_ms.get(lane, 0))
         self._schedule, self._cursor = Schedule(), 0
         self._early.clear()
         self._arrivals.clear()
@@ -309,12 +359,16 @@ class Drain:
         gap, self._heard = hit > self._heard + 1, max(hit, self._heard)
         if hit <= self._cursor:
             return
-        if self._cursor == hit - 1 and len(self._schedule) < MOST_AHEAD:
-            self._schedule.offer(hit, lane, fresh=self._schedule.sendable_backlog > 0)
+        ours = self.protocol.takes(lane)
+        if self._cursor == hit - 1 and (not ours or len(self._schedule) < MOST_AHEAD):
+            if ours:
+                self._schedule.offer(hit, lane, fresh=self._schedule.sendable_backlog > 0)
             self._cursor = hit
             return
         if gap:
             self._unread.missed(hit - 1)
+        if not ours:
+            return
         if len(self._early) < MOST_EARLY and not self._unread.may_hold(lane):
             self._schedule.offer(hit, lane, fresh=True)
             self._early.add(hit)
@@ -335,20 +389,22 @@ class Drain:
                 break
             await self._read_page()
         else:
-            self._hits.news.set()
+            self._feed.news.set()
         if self._unread.to_survey and self.link.state is State.ONLINE:
             last = self._hits.last_id
             rows = await self._hits.page(self._unread.surveyed)
-            self._unread.survey(rows, rows[-1][0] if rows else last)
-            self._hits.news.set()
+            ours = [row for row in rows if self.protocol.takes(row[1])]
+            self._unread.survey(ours, rows[-1][0] if rows else last)
+            self._feed.news.set()
 
     async def _read_page(self) -> None:
         last = self._hits.last_id
         self._left = set()
         try:
             page = await self._hits.page(self._cursor)
+            takes = self.protocol.takes
             for hit, lane in page:
-                if hit not in self._early and hit not in self._left:
+                if takes(lane) and hit not in self._early and hit not in self._left:
                     self._schedule.offer(hit, lane)
         finally:
             self._left = None
@@ -380,7 +436,7 @@ class Drain:
             if hit is None:
                 self._spare(recalls)
                 self._leave(id_, lane)
-                self._hits.news.set()
+                self._feed.news.set()
             else:
                 self._flying[id_] = now
                 self._start(sends, self._fly(hit, now, recalls), self._sends)
@@ -417,6 +473,7 @@ class Drain:
         """What was taken and is not on its way yet stays: the reason to send it is gone."""
         self._recalls += 1
         self._unspent = 0
+        self._dismiss()
 
     def _spare(self, recalls: int) -> None:
         """A hit that was taken is not sent: another one may go in its place."""
@@ -455,7 +512,8 @@ class Drain:
         else:
             self.last_failure = f"{failure.fault}: {failure.detail}"
             self.link.probe_failed(now, jitter=self._jitter())
-        self._hits.news.set()
+            self._dismiss()
+        self._feed.news.set()
 
     # -- one hit -----------------------------------------------------------------------
 
@@ -464,47 +522,44 @@ class Drain:
             await self._send(hit, began, recalls)
         finally:
             self._flying.pop(hit.id, None)
+            self._answered(hit.id, None)
             self._moved_at = asyncio.get_running_loop().time()
-            self._hits.news.set()
+            self._feed.news.set()
 
     async def _send(self, hit: Hit, began: float, recalls: int) -> None:
         try:
-            said = beacon.read(hit.request)
-        except (NotABeacon, insertion.InsertionRefused) as error:
+            opened = self.protocol.open(hit)
+        except NotABeacon as error:
             self._spare(recalls)
             await self._bury(hit, f"its stored form is no hit: {error}", None)
             return
         await self._insist(self._hits.note_clock)
         boots, now_ms = self._hits.boots, self._hits.clock.ms()
-        part = hit.suites or said.suites
-        decision = stamp.decide(
-            said, hit.suites, self.suites, boots.age_ms(hit.received, now_ms) / 1000
-        )
+        decision = opened.decide(boots.age_ms(hit.received, now_ms) / 1000)
         if not isinstance(decision, stamp.Send):
             self._spare(recalls)
         match decision:
             case stamp.Hold(reason):
-                await self._hold(hit, part, reason)
+                await self._hold(hit, opened.addressees, reason)
             case stamp.Bury(reason):
                 await self._bury(hit, reason, None)
             case stamp.Send() if hit.lane in self._held_lanes:
                 self._spare(recalls)
-                await self._wait_in_line(hit, part)
+                await self._wait_in_line(hit, opened)
             case stamp.Send(stamped):
                 reached(Point.SEND_BEFORE)
                 if recalls != self._recalls:
                     self._schedule.deferred(hit.lane, began)
                 elif self._hits.begin(hit.id):
                     reached(Point.SEND_MARKED)
-                    ts = self._second(hit, boots) if stamped else None
-                    await self._apply(
-                        hit, part, began, ts, *await self._exchange(hit, said.kind, ts)
-                    )
+                    at_ms = self._instant(hit, boots) if stamped else None
+                    came = await self._exchange(hit, opened, at_ms)
+                    await self._apply(hit, opened.addressees, began, at_ms, *came)
                 else:
                     self._spare(recalls)
                     self._leave(hit.id, hit.lane)
 
-    async def _wait_in_line(self, hit: Hit, suites: Sequence[str]) -> None:
+    async def _wait_in_line(self, hit: Hit, opened: Opened) -> None:
         """An earlier hit of its visitor is held, and so is this one.
 
         Unless its suites are described by now: then the earlier ones are about to be
@@ -515,73 +570,68 @@ class Drain:
             # A limit took hits a moment ago; the held one may be among them.
             self._schedule.deferred(hit.lane, again_at)
             return
-        if any(self.suites.of(rsid).timestamps is Timestamps.UNKNOWN for rsid in suites):
-            await self._hold(hit, suites, "an earlier hit of the same visitor is held")
+        if not opened.is_described:
+            await self._hold(hit, opened.addressees, "an earlier hit of the same visitor is held")
             return
         self._schedule.deferred(hit.lane, again_at)
         if hit.lane not in await self._insist(self._hits.held_lanes):
             self.start_over()
 
-    def _second(self, hit: Hit, boots: Boots) -> int:
-        """The hit's `ts`; it never goes back within a lane, but for what a person requeued."""
-        floor = 0 if hit.requeued else self._last_ts.get(hit.lane, 0)
-        return max(boots.wall_ms(hit.received) // 1000, floor)
+    def _instant(self, hit: Hit, boots: Boots) -> int:
+        """The hit's own time; it never goes back within a lane, but for what a person requeued."""
+        floor = 0 if hit.requeued else self._last_ms.get(hit.lane, 0)
+        return max(boots.wall_ms(hit.received), floor)
 
-    def _may_have(self, lane: int, ts: int | None) -> None:
-        """Adobe may have seen this `ts`: nothing of the lane goes back behind it."""
-        if ts is not None:
-            self._last_ts[lane] = max(ts, self._last_ts.get(lane, 0))
-            self._last_ts.move_to_end(lane)
-            if len(self._last_ts) > LAST_TS:
-                self._last_ts.popitem(last=False)
+    def _may_have(self, lane: int, at_ms: int | None) -> None:
+        """Adobe may have seen this time: nothing of the lane goes back behind it."""
+        if at_ms is not None:
+            self._last_ms[lane] = max(at_ms, self._last_ms.get(lane, 0))
+            self._last_ms.move_to_end(lane)
+            if len(self._last_ms) > LAST_TS:
+                self._last_ms.popitem(last=False)
 
     async def _exchange(
-        self, hit: Hit, kind: str, ts: int | None
-    ) -> tuple[verdict.Verdict, int | None]:
+        self, hit: Hit, opened: Opened, at_ms: int | None
+    ) -> tuple[verdict.Verdict, Reply | None]:
         """One request, or two when the server checks for cookies; what came of it."""
         try:
-            request = stamp.render(hit.request, ts, hit.suites)
+            request = opened.render(at_ms)
             reply = await self._road.send(request)
             self._compare_clocks(reply)
             reached(Point.SEND_ANSWERED)
-            judged = self._judge(kind, reply, followed=False)
+            judged = opened.judge(reply, followed=False, wall_now=self._wall_now())
             if isinstance(judged, Follow):
                 reply = await self._road.send(following(request, judged))
-                judged = self._judge(kind, reply, followed=True)
+                judged = opened.judge(reply, followed=True, wall_now=self._wall_now())
         except Exception as error:  # noqa: BLE001 - its kind and place are logged
             # One strange hit or answer must not end the process, and again at each start.
             # As a failure it has its attempts, and if it is ours and not the hit's, the link
             # goes down and keeps the others.
             log.error("a send failed in a way nobody foresaw", hit=hit.id, **_where(error))  # noqa: TRY400
             return Retry(type(error).__name__, ambiguous=True), None
-        return judged, reply.status if isinstance(reply, Reply) else None
+        return judged, reply if isinstance(reply, Reply) else None
 
     def _compare_clocks(self, reply: Reply | Failure) -> None:
         """Now and then: a clock that is wrong stamps hits wrong, and nobody sees it."""
         now = asyncio.get_running_loop().time()
         if isinstance(reply, Reply) and now >= self._skew_at:
-            skew_s = verdict.skew_s(reply.header(b"date"), self._hits.clock.wall_ms() / 1000)
+            skew_s = verdict.skew_s(reply.header(b"date"), self._wall_now())
             if skew_s is not None:
                 self.skew_s, self._skew_at = skew_s, now + COMPARE_S
 
-    def _judge(self, kind: str, reply: Reply | Failure, *, followed: bool) -> verdict.Verdict:
-        return verdict.judge(
-            kind,
-            reply,
-            upstream_host=self._authority,
-            followed=followed,
-            wall_now=self._hits.clock.wall_ms() / 1000,
-        )
+    def _wall_now(self) -> float:
+        return self._hits.clock.wall_ms() / 1000
 
     async def _apply(
         self,
         hit: Hit,
         suites: Sequence[str],
         began: float,
-        ts: int | None,
+        at_ms: int | None,
         judged: verdict.Verdict,
-        status: int | None,
+        reply: Reply | None,
     ) -> None:
+        status = None if reply is None else reply.status
         now = asyncio.get_running_loop().time()
         trial = self._trials.get(hit.id) or _Trial()
         flight = Flight(hit.id, hit.lane, began, trial.failed_at)
@@ -594,20 +644,16 @@ class Drain:
                 self.pace.delivered(now)
                 self.last_delivery_ms = self._hits.clock.wall_ms()
                 self._note_link()
-                self._may_have(hit.lane, ts)
+                self._may_have(hit.lane, at_ms)
+                self._answered(hit.id, reply)
+                ts = None if at_ms is None else at_ms // 1000
                 await self._insist(lambda: self._hits.delivered(hit, judged.status, ts))
-                self.delivered_by.add(suites, self.suites.known)
+                self.delivered_by.add(suites, self.protocol.known)
                 reached(Point.RECORDED)
                 self._leave(hit.id, hit.lane)
             case Refused(reason):
-                trial.failures += 1
-                self._trials[hit.id] = trial
-                braked = self.pace.brakes
-                self.pace.refused(now)
-                if self.pace.brakes and not braked:
-                    self._recall()
-                    log.warning("every hit is refused: now one at a time", reason=reason)
-                await self._bury(hit, reason, status)
+                self._answered(hit.id, reply)
+                await self._refused(hit, trial, now, reason, status)
             case LinkDown(reason, answered):
                 counts = self.link.lost(
                     now,
@@ -630,13 +676,29 @@ class Drain:
                     self._recall()
                 self._note_link(reason)
                 if ambiguous:
-                    self._may_have(hit.lane, ts)
+                    self._may_have(hit.lane, at_ms)
                     await self._insist(lambda: self._hits.doubt(hit))
+                    if hit.id in self._watched:
+                        await self._never_again(hit, trial, reason, status)
+                        return
                 await self._come_back(
                     hit, trial, now, reason, status, counts=counts, after_s=after_s or 0.0
                 )
             case Follow():  # pragma: no cover - `judge` follows once at most
                 raise AssertionError("a second redirect was followed")
+
+    async def _refused(
+        self, hit: Hit, trial: _Trial, now: float, reason: str, status: int | None
+    ) -> None:
+        """It will never be taken; nor will the others, it seems, when all of them are refused."""
+        trial.failures += 1
+        self._trials[hit.id] = trial
+        braked = self.pace.brakes
+        self.pace.refused(now)
+        if self.pace.brakes and not braked:
+            self._recall()
+            log.warning("every hit is refused: now one at a time", reason=reason)
+        await self._bury(hit, reason, status)
 
     async def _come_back(
         self,
@@ -654,6 +716,8 @@ class Drain:
         trial.failures += 1
         trial.failed_at = now
         self._trials[hit.id] = trial
+        if self.link.state is State.OFFLINE:
+            self._dismiss()
         if trial.charged >= self.policy.attempts and self.link.may_bury():
             self.link.buried()
             await self._bury(hit, f"{trial.charged} attempts: {reason}", status)
@@ -674,12 +738,21 @@ class Drain:
             )
         self._schedule.deferred(hit.lane, now + wait_s)
 
+    async def _never_again(self, hit: Hit, trial: _Trial, reason: str, status: int | None) -> None:
+        """The reply its client waited for is lost: a person says whether it is sent once more.
+
+        docs/design/0012 has the reasons.
+        """
+        trial.failures += 1
+        self._trials[hit.id] = trial
+        await self._bury(hit, f"it may have been taken: {reason}", status)
+
     async def _bury(self, hit: Hit, reason: str, status: int | None) -> None:
         trial = self._trials.get(hit.id) or _Trial()
         log.warning("hit is a dead letter", hit=hit.id, reason=reason)
         await self._insist(lambda: self._hits.bury(hit, reason, status, trial.failures))
-        for rsid in hit.suites or beacon.named(hit.request):
-            suite = rsid if rsid in self.suites.known else OTHER
+        for name in self.protocol.named(hit):
+            suite = name if name in self.protocol.known else OTHER
             self.dead_by[suite, advice.cause(reason)] += 1
         self._leave(hit.id, hit.lane)
 
@@ -695,6 +768,7 @@ class Drain:
     def _leave(self, hit: int, lane: int) -> None:
         """The hit is no longer the drain's; its lane goes on."""
         self._trials.pop(hit, None)
+        self._answered(hit, None)
         self.link.left(hit)
         if hit in self._early:
             self._early.discard(hit)

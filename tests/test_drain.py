@@ -22,6 +22,7 @@ from simulated import GIF, Hits, Outcome, Road, now
 
 import proxy.drain
 from proxy.core import beacon, wire
+from proxy.core.analytics import Analytics
 from proxy.core.hit import (
     Failure,
     Fault,
@@ -98,7 +99,7 @@ async def draining(
     timeout_s: float = 5.0,
 ) -> AsyncIterator[Drain]:
     upstream = Upstream(Where(adobe.url, timeout_s))
-    drain = Drain(queue, upstream, upstream.where.authority, suites, policy, lambda: 0.5)
+    drain = Drain(queue, upstream, Analytics(suites, upstream.where.authority), policy, lambda: 0.5)
     running = asyncio.create_task(drain.run())
     try:
         yield drain
@@ -366,7 +367,7 @@ async def test_a_late_hit_of_an_unknown_suite_is_held_and_its_visitor_with_it(
         await until(queue, lambda: queue.ledger.held == 2 and queue.ledger.delivered == 1)
         assert [name(hit) for hit in adobe.received] == ["other"]
 
-        drain.suites = Suites({"unknown": ReportSuite(Timestamps.REQUIRED)})
+        drain.protocol = Analytics(Suites({"unknown": ReportSuite(Timestamps.REQUIRED)}))
         await accept(queue, "p3", suite="unknown")
         assert await queue.release("unknown") == 2
         drain.start_over()
@@ -615,7 +616,7 @@ async def driving(
     seed: int = 0,
 ) -> AsyncIterator[Drain]:
     drawn = random.Random(seed)
-    drain = Drain(hits, road, b"adobe", SUITES, policy, drawn.random)
+    drain = Drain(hits, road, Analytics(SUITES, b"adobe"), policy, drawn.random)
     running = asyncio.create_task(drain.run())
     try:
         yield drain
@@ -1018,7 +1019,9 @@ def test_starting_over_waits_for_no_lull() -> None:
         async with driving(hits, Road(more_s=0.05), Policy(concurrency=8)) as drain:
             await asyncio.sleep(5)
             assert list(hits.held) == [1]
-            drain.suites = Suites({**SUITES.known, "unknown": ReportSuite(Timestamps.OPTIONAL)})
+            drain.protocol = Analytics(
+                Suites({**SUITES.known, "unknown": ReportSuite(Timestamps.OPTIONAL)})
+            )
             hits.release(drain.start_over)
             await asyncio.sleep(1)
             assert 1 in {hit.id for hit, _, _ in hits.taken}
@@ -1260,7 +1263,7 @@ def test_a_hit_that_comes_while_its_lane_is_being_released_waits_for_the_others(
         async with driving(hits, road) as drain:
             await asyncio.sleep(1)
             assert list(hits.held) == [1]
-            drain.suites = Suites({"unknown": ReportSuite(Timestamps.OPTIONAL)})
+            drain.protocol = Analytics(Suites({"unknown": ReportSuite(Timestamps.OPTIONAL)}))
             hits.add(1, request("p2", 1, "unknown"))
             await asyncio.sleep(5)
             assert list(hits.held) == [1]

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from proxy import config
 from proxy.core.hit import ReportSuite, Request, Suites, Timestamps
-from proxy.core.reception import Identify, Refuse, Take, receive
+from proxy.core.reception import Pass, Refuse, Take, receive
 from proxy.errors import ConfigError
 
 SUITES = Suites({"opt": ReportSuite(Timestamps.OPTIONAL), "non": ReportSuite()})
@@ -92,7 +92,7 @@ def test_every_request_is_taken_refused_or_an_identity_call(
                 known = {200, 204, 400, 403, 404, 405, 411, 413, 414, 415, 421}
                 assert todo.answer.status in known
             case todo:
-                assert isinstance(todo, Identify)
+                assert isinstance(todo, Pass)
 
 
 @settings(max_examples=600)

@@ -8,7 +8,7 @@ import logging
 import re
 import sqlite3
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
@@ -18,8 +18,10 @@ from conftest import OpenQueue
 from raw import Got, ask, connected, get, post, until
 
 from proxy.core import answer, wire
-from proxy.core.hit import Received, ReportSuite, Request, Suites, Timestamps
+from proxy.core.analytics import Analytics
+from proxy.core.hit import Received, Reply, ReportSuite, Request, Suites, Timestamps
 from proxy.core.limits import Limits
+from proxy.roads import Roads
 from proxy.shell.intake import (
     COPY_WINDOW_S,
     MOST_COPIES,
@@ -93,18 +95,28 @@ class Listen(Protocol):
         suites: Suites = ...,
         where: Listening = ...,
         queue: Queue | None = ...,
-        identify: Callable[[Request], Awaitable[bytes | None]] = ...,
+        roads: Roads = ...,
         received: Callable[[], Received] | None = ...,
         most_connections: int = ...,
     ) -> Port: ...
 
 
 LOCAL = Listening("127.0.0.1", 0)
+NOWHERE = Roads()
 
 
-async def nobody(_: Request) -> bytes | None:
-    """The collection server cannot be asked."""
-    return None
+class Asked(Roads):
+    """A collection server that gives one reply to all that is passed through."""
+
+    def __init__(self, given: Reply) -> None:
+        super().__init__()
+        self.requests: list[Request] = []
+        self._given = given
+
+    async def ask(self, protocol: str, request: Request, within_s: float) -> Reply | None:
+        assert (protocol, within_s) == ("analytics", 2.0)
+        self.requests.append(request)
+        return self._given
 
 
 @pytest.fixture
@@ -115,16 +127,16 @@ async def listen(open_queue: OpenQueue) -> AsyncIterator[Listen]:
             suites: Suites = OPEN,
             where: Listening = LOCAL,
             queue: Queue | None = None,
-            identify: Callable[[Request], Awaitable[bytes | None]] = nobody,
+            roads: Roads = NOWHERE,
             received: Callable[[], Received] | None = None,
             most_connections: int = 100,
         ) -> Port:
             store = queue or await open_queue()
             intake = Intake(
                 store,
-                suites,
+                [Analytics(suites)],
                 received or (lambda: Received(store.boots.current, store.clock.ms())),
-                identify,
+                roads,
                 most_connections,
             )
             opened.push_async_callback(intake.close, 0)
@@ -277,17 +289,12 @@ async def test_the_id_service_gets_an_empty_object_and_nothing_is_stored(port: P
 
 async def test_the_id_service_gets_what_the_collection_server_says(listen: Listen) -> None:
     """It is asked with what the client sent, less what is not Adobe's."""
-    asked: list[Request] = []
-
-    async def adobe(request: Request) -> bytes | None:
-        asked.append(request)
-        return b'{"id":"2B2A-4000"}'
-
-    port = await listen(identify=adobe)
+    adobe = Asked(Reply(200, (), b'{"id":"2B2A-4000"}'))
+    port = await listen(roads=adobe)
     got = await ask(port.address, get(b"/id?mid=7", b"Cookie: jwt=x; s_vi=y", b"User-Agent: UA1"))
     assert got.body == b'{"id":"2B2A-4000"}'
     headers = ((b"Cookie", b"s_vi=y"), (b"User-Agent", b"UA1"))
-    assert asked == [Request("GET", b"/id?mid=7", headers)]
+    assert adobe.requests == [Request("GET", b"/id?mid=7", headers)]
     assert port.stored == 0
 
 

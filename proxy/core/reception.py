@@ -9,10 +9,13 @@ Source: the table of answers in `answer`; docs/design/0002.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from json import loads
+from math import inf
+from typing import Protocol
 
 from proxy.core import answer, beacon, headers, insertion, stamp, wire
 from proxy.core.answer import Answer
-from proxy.core.hit import Request, Suites
+from proxy.core.hit import Reply, Request, Suites
 from proxy.errors import NotABeacon
 
 # The order key needs a name for where hits go; the address of the collection server may
@@ -21,6 +24,14 @@ UPSTREAM = b"analytics"
 
 # The mobile SDK comes again after 30 s whatever we say; a person needs about as long.
 RETRY_AFTER_S = 30
+# VisitorAPI waits 30 s for `/id`, and the page with it; without an answer it goes on alone.
+IDENTITY_S = 2.0
+
+
+class Relay(Protocol):
+    """What a client is told of a reply of the collection server's; None: nothing of it."""
+
+    def __call__(self, reply: Reply) -> Answer | None: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +47,9 @@ class Take:
     """Store `rows` with `content`, then give `answer`; `otherwise` when that fails.
 
     `copy` is what a resent copy of this hit would have in common with it, if that can be told;
-    `suites` are those of the whole request.
+    `suites` are those of the whole request, or what else it is addressed to.
+    With a `relay` the client wants the reply of the collection server itself: it gets that
+    instead of `answer` where the hit can be sent at once.
     """
 
     rows: tuple[Row, ...]
@@ -45,6 +58,7 @@ class Take:
     otherwise: Answer
     copy: bytes | None
     suites: tuple[str, ...] = ()
+    relay: Relay | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,13 +70,34 @@ class Refuse:
 
 
 @dataclass(frozen=True, slots=True)
-class Identify:
-    """The identity service: pass it through while online, else `{}`; never stored."""
+class Pass:
+    """Pass `request` through while online and give what `relay` makes of the reply.
+
+    Without a reply within so many seconds, or one to be relayed, `otherwise`; never stored.
+    """
 
     request: Request
+    relay: Relay
+    otherwise: Answer
+    within_s: float = inf
 
 
-def receive(request: Request, peer: str, suites: Suites) -> Take | Refuse | Identify:
+@dataclass(frozen=True, slots=True)
+class Identified:
+    """The identity service's JSON for a page of this origin, if that is what came back."""
+
+    origin: bytes | None
+
+    def __call__(self, reply: Reply) -> Answer | None:
+        try:
+            found = loads(reply.body)
+        except (ValueError, RecursionError):
+            return None
+        is_adobes = reply.status == 200 and isinstance(found, dict)
+        return answer.identity(self.origin, reply.body) if is_adobes else None
+
+
+def receive(request: Request, peer: str, suites: Suites) -> Take | Refuse | Pass:
     """What to do with a request whose size and Host were found good.
 
     `request.target` is origin-form; `peer` is the client's address.
@@ -72,20 +107,23 @@ def receive(request: Request, peer: str, suites: Suites) -> Take | Refuse | Iden
     if path != b"/id" and not path.startswith(b"/b/ss/"):
         return _refuse(404, "not here: this port takes /b/ss/... and /id", "not-a-beacon")
     if request.method == "OPTIONS":
-        return Refuse("", _preflight(request, origin))
+        return Refuse("", preflight(request, origin))
     if request.method not in ("GET", "POST", "HEAD"):
         return _refuse(405, "this method is no beacon's", "method")
     if b"#" in request.target:
         return _refuse(400, "a request target has no fragment", "malformed")
     if path == b"/id":
-        return Identify(_kept(request, peer))
-    if request.body and _encoded(request):
+        # Never an error: VisitorAPI would wait for ever, and the page never track again.
+        kept = _kept(request, peer)
+        return Pass(kept, Identified(origin), answer.identity(origin), IDENTITY_S)
+    if request.body and is_encoded(request):
         # Within compressed bytes no `ts` can be put, and Adobe documents none.
         return _refuse(415, "the body must come without Content-Encoding", "encoded")
     return _hit(request, peer, suites, origin)
 
 
-def _encoded(request: Request) -> bool:
+def is_encoded(request: Request) -> bool:
+    """Whether the body came compressed."""
     coding = headers.first(request.headers, b"content-encoding")
     return coding is not None and coding.strip().lower() not in (b"", b"identity")
 
@@ -124,7 +162,8 @@ def _kept(request: Request, peer: str) -> Request:
     )
 
 
-def _preflight(request: Request, origin: bytes | None) -> Answer:
+def preflight(request: Request, origin: bytes | None) -> Answer:
+    """The answer to OPTIONS."""
     asked = {name.lower(): value for name, value in request.headers}
     return answer.preflight(
         origin,

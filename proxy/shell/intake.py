@@ -21,7 +21,7 @@ import logging
 import socket
 import ssl
 from collections import OrderedDict, deque
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from email.utils import formatdate
 from functools import lru_cache
@@ -35,11 +35,11 @@ from aiohttp.http_parser import RawRequestMessage
 from aiohttp.streams import EMPTY_PAYLOAD
 from aiohttp.web_protocol import _ErrInfo
 
-from proxy.core import answer, beacon, guard, headers, reception
+from proxy.core import answer, guard, headers, protocols, reception
 from proxy.core.answer import Answer
-from proxy.core.hit import Headers, NewHit, Received, Request, Suites
+from proxy.core.hit import Headers, NewHit, Received, Reply, Request
 from proxy.core.measure import BySuite
-from proxy.core.reception import Identify, Refuse, Take
+from proxy.core.reception import Pass, Refuse, Take
 from proxy.errors import QueueError, QueueFull
 from proxy.points import Point, reached
 from proxy.shell.door import Door
@@ -53,6 +53,9 @@ FIRST_WORD_S = 0.5
 
 # Which methods may take the short road.
 SHORT = frozenset({"GET", "HEAD"})
+
+# Larger answers are not kept ready.
+MOST_KEPT = 512
 
 # After these the connection ends: where the next request begins is not known for sure, or not
 # worth to be read up to.
@@ -82,6 +85,16 @@ class Store(Protocol):
     async def newest(self, count: int, say: Callable[[bytes], T]) -> list[T]: ...
 
     def tally(self, name: str) -> None: ...
+
+
+class Roads(Protocol):
+    """What the intake asks of the collection servers, by the name of a protocol."""
+
+    async def ask(self, protocol: str, request: Request, within_s: float) -> Reply | None: ...
+
+    def goes_soon(self, protocol: str, lane: int) -> bool: ...
+
+    async def reply(self, protocol: str, hit: int) -> Reply | None: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,24 +141,23 @@ class Copies:
 
 
 class Intake:
-    """Takes hits on one or more addresses.
+    """Takes hits on one or more addresses, of every one of `spoken`.
 
-    `received` gives the instant of receipt; `identify` asks the collection server for
-    `/id` and gives None when it cannot be asked.
+    `received` gives the instant of receipt.
     """
 
     def __init__(
         self,
         store: Store,
-        suites: Suites,
+        spoken: Sequence[protocols.Protocol],
         received: Callable[[], Received],
-        identify: Callable[[Request], Awaitable[bytes | None]],
+        roads: Roads,
         most_connections: int = 2_000,
     ) -> None:
-        self.suites = suites
+        self.spoken = spoken
         self._store = store
         self._now = received
-        self._identify = identify
+        self._roads = roads
         self.received = BySuite()
         self._copies = Copies()
         self._door = Door(most_connections, lambda: store.tally("refused.connections"))
@@ -164,12 +176,14 @@ class Intake:
     async def remember_newest(self) -> None:
         """Know the hits stored last, whose answers a crash may have kept from their clients."""
         now = asyncio.get_running_loop().time()
-        keys = await self._store.newest(
-            COPIES_AFTER_RESTART, lambda content: beacon.copy_key(reception.stored(content))
-        )
+        keys = await self._store.newest(COPIES_AFTER_RESTART, self._copy_key)
         for key in reversed(keys):
             if key is not None:
                 self._copies.remember(key, now, None)
+
+    def _copy_key(self, content: bytes) -> bytes | None:
+        request = reception.stored(content)
+        return protocols.hearing(self.spoken, request.target).copy_key(request)
 
     async def close(self, grace_s: float) -> None:
         """Take no more; requests under way are answered, for `grace_s` at most."""
@@ -185,18 +199,18 @@ class Intake:
 
     async def answer(self, request: Request, peer: str) -> Answer:
         """The answer to one request that is whole and for us."""
-        todo = reception.receive(request, peer, self.suites)
+        protocol = protocols.hearing(self.spoken, request.target)
+        todo = protocol.receive(request, peer)
         match todo:
             case Take():
-                return await self._take(todo)
+                return await self._take(todo, protocol)
             case Refuse():
                 if todo.tally:
                     self._store.tally(todo.tally)
                 return todo.answer
-            case Identify():
-                found = await self._identify(todo.request)
-                origin = headers.first(request.headers, b"origin")
-                return answer.identity(origin) if found is None else answer.identity(origin, found)
+            case Pass():
+                reply = await self._roads.ask(protocol.name, todo.request, todo.within_s)
+                return (reply and todo.relay(reply)) or todo.otherwise
 
     def head(
         self, method: str, path: str, version: HttpVersion, raw: Headers, where: Listening
@@ -229,7 +243,20 @@ class Intake:
         body = await self._body(message, where.max_request - len(request.target), where.body_s)
         return body if isinstance(body, Answer) else replace(request, body=body)
 
-    async def _take(self, take: Take) -> Answer:
+    async def _take(self, take: Take, protocol: protocols.Protocol) -> Answer:
+        # Asked before it is stored: then it is not yet one of those that it would wait for.
+        waits = take.relay is not None and self._roads.goes_soon(protocol.name, take.rows[0].lane)
+        ids = await self._once(take)
+        if not isinstance(ids, list):
+            return ids
+        self.received.add(take.suites, protocol.known)
+        if waits and take.relay is not None:
+            reply = await self._roads.reply(protocol.name, ids[0])
+            return (reply and take.relay(reply)) or take.answer
+        return take.answer
+
+    async def _once(self, take: Take) -> list[int] | Answer:
+        """Store it, unless it is a copy: the ids it got, or the answer if it got none."""
         if take.copy is None:
             return await self._store_hit(take)
         loop = asyncio.get_running_loop()
@@ -247,16 +274,16 @@ class Intake:
         finally:
             commit.set_result(None)
             self._copies.seen.pop(take.copy, None)
-        if got is take.answer:
+        if isinstance(got, list):
             self._copies.remember(take.copy, loop.time(), None)
         return got
 
-    async def _store_hit(self, take: Take) -> Answer:
+    async def _store_hit(self, take: Take) -> list[int] | Answer:
         reached(Point.ACCEPT_BEFORE)
         at = self._now()
         hits = [NewHit(row.lane, at, take.content, row.suites) for row in take.rows]
         try:
-            await self._store.add(hits)
+            ids = await self._store.add(hits)
         except QueueFull as error:
             self._store.tally(f"refused.{error.reason}")
             return take.otherwise
@@ -264,8 +291,7 @@ class Intake:
             self._store.tally("refused.storage")
             return take.otherwise
         reached(Point.ACCEPT_AFTER)
-        self.received.add(take.suites, self.suites.known)
-        return take.answer
+        return ids
 
     async def _body(self, message: web.BaseRequest, most: int, within_s: float) -> bytes | Answer:
         """The whole body; 413 as soon as it is known to be too large, 408 when it stalls."""
@@ -597,7 +623,9 @@ class _Written(web.StreamResponse):
 
 
 def _written(given: Answer, keeps: bool, version: HttpVersion, method: str) -> bytes:
-    return _bytes(given, keeps, version == HttpVersion11, method == "HEAD", int(time()))
+    # What a collection server said is as large as it likes, and never the same again.
+    build = _bytes if len(given.body) <= MOST_KEPT else _bytes.__wrapped__
+    return build(given, keeps, version == HttpVersion11, method == "HEAD", int(time()))
 
 
 # So few because each second brings new ones.

@@ -147,6 +147,14 @@ class DeadLetter:
 
 
 @dataclass(slots=True)
+class Feed:
+    """What a further drain is told: that something happened, and every new hit's id and lane."""
+
+    news: asyncio.Event = field(default_factory=asyncio.Event)
+    arrivals: deque[tuple[int, int]] | None = None
+
+
+@dataclass(slots=True)
 class _Book:
     """What a transaction changes beside rows; it becomes ours only with the commit.
 
@@ -200,6 +208,7 @@ class Queue:
         self.salvaged: list[str] = []  # what was damaged at the start, a line each
         self.news = asyncio.Event()  # something happened since the drain last cleared it
         self.arrivals: deque[tuple[int, int]] | None = None  # id and lane, once someone reads
+        self._feeds: list[Feed] = []  # the same for each further drain
         self.landed: deque[int] | None = None  # the last that were sent, while someone looks
         self._writer, self._reader = writer, reader
         self._lock, self._sending, self._reserve = lock, sending, beside.Reserve(path)
@@ -336,6 +345,11 @@ class Queue:
         self._untold = True
 
     # -- hits go out -----------------------------------------------------------------
+
+    def feed(self) -> Feed:
+        """For a drain beside the one that reads `news` and `arrivals`."""
+        self._feeds.append(Feed())
+        return self._feeds[-1]
 
     async def page(self, after: int) -> list[tuple[int, int]]:
         """Id and lane of the next waiting hits behind id `after`; held ones left out.
@@ -667,9 +681,11 @@ class Queue:
         """The commit succeeded: what it changed is ours."""
         self._book = book
         if book.arrived:
-            if self.arrivals is not None:
-                self.arrivals.extend(book.arrived)
-            self.news.set()
+            feeds: list[Feed | Queue] = [self, *self._feeds]
+            for feed in feeds:
+                if feed.arrivals is not None:
+                    feed.arrivals.extend(book.arrived)
+                feed.news.set()
         if book.dropped:
             marked = self._sending.marked()
             self._overtaken |= {id_: n for id_, n in book.dropped.items() if id_ in marked}

@@ -16,6 +16,7 @@ from clock import FakeClock
 from conftest import OpenQueue
 
 from proxy.core import beacon, wire
+from proxy.core.analytics import Analytics
 from proxy.core.hit import (
     Failure,
     NewHit,
@@ -75,7 +76,9 @@ class Road:
 @contextlib.asynccontextmanager
 async def draining(queue: Queue, server: str) -> AsyncIterator[tuple[Drain, Road]]:
     road = Road(server)
-    drain = Drain(queue, road, road.upstream.where.authority, SUITES, POLICY, lambda: 0.5)
+    drain = Drain(
+        queue, road, Analytics(SUITES, road.upstream.where.authority), POLICY, lambda: 0.5
+    )
     running = asyncio.create_task(drain.run())
     try:
         yield drain, road

@@ -35,6 +35,7 @@ from hypothesis.stateful import (
 from test_queue import NO_BOUND, as_after_a_crash
 
 from proxy.core import beacon, wire
+from proxy.core.analytics import Analytics
 from proxy.core.hit import (
     Failure,
     Fault,
@@ -144,7 +145,7 @@ class DrainMachine(RuleBasedStateMachine):
             self.queue = await Queue.open(path, limits, self.clock)
             self.writing = asyncio.create_task(self.queue.run())
             self.drain = Drain(
-                self.queue, self.server, b"adobe", self.suites(), Policy(), lambda: 0.5
+                self.queue, self.server, Analytics(self.suites(), b"adobe"), Policy(), lambda: 0.5
             )
             self.drain.pause(self.is_paused)
             self.draining = asyncio.create_task(self.drain.run())
@@ -226,7 +227,7 @@ class DrainMachine(RuleBasedStateMachine):
     def a_person_describes_the_suite(self) -> None:
         async def released() -> None:
             self.known = True
-            self.drain.suites = self.suites()
+            self.drain.protocol = Analytics(self.suites())
             try:
                 await self.queue.release("unknown")
             except QueueUnavailable:
@@ -238,7 +239,7 @@ class DrainMachine(RuleBasedStateMachine):
     @rule()
     def the_description_is_taken_back(self) -> None:
         self.known = False
-        self.drain.suites = self.suites()
+        self.drain.protocol = Analytics(self.suites())
 
     @rule()
     def the_disk_fills_up_or_is_freed(self) -> None:
@@ -284,7 +285,7 @@ class DrainMachine(RuleBasedStateMachine):
         """Everything is well again: the queue must run empty by itself."""
         self.server.becomes("up")
         self.known = True
-        self.drain.suites = self.suites()
+        self.drain.protocol = Analytics(self.suites())
         await self.queue.release("unknown")
         self.drain.pause(False)
         self.drain.start_over()

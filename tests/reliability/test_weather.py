@@ -18,6 +18,7 @@ import pytest
 import simulated
 from simulated import GIF, Hits, Road, now
 
+from proxy.core.analytics import Analytics
 from proxy.core.hit import Failure, Fault, Hit, Reply, ReportSuite, Request, Suites, Timestamps
 from proxy.drain import Drain, Policy
 
@@ -49,7 +50,7 @@ def share(values: Sequence[float], part: float) -> float:
 
 def drain_of(hits: Hits, road: Road, policy: Policy, seed: int = 1) -> Drain:
     jitter = random.Random(seed).random
-    return Drain(hits, road, b"adobe.example", SUITES, policy, jitter)
+    return Drain(hits, road, Analytics(SUITES, b"adobe.example"), policy, jitter)
 
 
 # -- a flapping link -------------------------------------------------------------------------
