@@ -23,6 +23,7 @@ PURE = frozenset(
     {
         "__future__",
         "array",
+        "base64.b64decode",
         "bisect",
         "collections",
         "collections.abc",
@@ -32,6 +33,7 @@ PURE = frozenset(
         "functools",
         "hashlib",
         "heapq",
+        "http.HTTPStatus",
         "ipaddress",
         "itertools",
         "json.JSONDecoder",

@@ -42,7 +42,7 @@ _ORIGIN: Final = re.compile(rb"[!-~]{1,512}")
 _TOKEN: Final = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]{1,64}")
 _MAX_TOKENS: Final = 32
 
-_UNCACHED: Final[Headers] = (
+UNCACHED: Final[Headers] = (
     (b"Cache-Control", b"no-cache, no-store, max-age=0, no-transform, private"),
     (b"Pragma", b"no-cache"),
     (b"Expires", b"Thu, 01 Jan 1970 00:00:00 GMT"),
@@ -52,7 +52,7 @@ _UNCACHED: Final[Headers] = (
 
 
 def _typed(content_type: bytes) -> Headers:
-    return ((b"Content-Type", content_type), *_UNCACHED)
+    return ((b"Content-Type", content_type), *UNCACHED)
 
 
 # Made once: one of these is in every answer to a hit.
@@ -86,13 +86,13 @@ def accepted(type_: str, *, method: str, origin: bytes | None, callback: bytes |
     `type_` is the response type of the path, `callback` what `callback_of` made of it.
     """
     headers, body = _body(type_, method, callback)
-    return Answer(200, headers + _shared_with(origin), body)
+    return Answer(200, headers + shared_with(origin), body)
 
 
 def failure_xml(reason: str, *, origin: bytes | None = None) -> Answer:
     """An XML Data Insertion that is no hit. Two roots, and 200: that is Adobe's format."""
     body = f"{_XML}<status>FAILURE</status>\n<reason>{escape(reason)}</reason>"
-    return Answer(200, _AS_XML + _shared_with(origin), body.encode())
+    return Answer(200, _AS_XML + shared_with(origin), body.encode())
 
 
 @lru_cache(maxsize=256)
@@ -105,7 +105,7 @@ def unstored(retry_after_s: int, *, origin: bytes | None = None) -> Answer:
         *_AS_TEXT,
         (b"Retry-After", b"%d" % max(0, retry_after_s)),
         (b"Access-Control-Expose-Headers", b"Retry-After"),
-        *_shared_with(origin),
+        *shared_with(origin),
     )
     return Answer(503, headers, b"the hit could not be stored, try again later\n")
 
@@ -117,7 +117,7 @@ def refused(status: int, reason: str, *, origin: bytes | None = None) -> Answer:
     """
     line = "".join(c if c.isprintable() else " " for c in reason)
     allow: Headers = ((b"Allow", METHODS + b", OPTIONS"),) if status == 405 else ()
-    shared = () if origin is None else _shared_with(origin)
+    shared = () if origin is None else shared_with(origin)
     return Answer(status, _AS_TEXT + allow + shared, f"{line}\n".encode())
 
 
@@ -133,7 +133,7 @@ def preflight(
     `private_network` whether `Access-Control-Request-Private-Network` asks (Chrome before
     Local Network Access). Without the first two it is no preflight, and learns the methods only.
     """
-    headers: list[Header] = [*_UNCACHED, (b"Allow", METHODS + b", OPTIONS")]
+    headers: list[Header] = [*UNCACHED, (b"Allow", METHODS + b", OPTIONS")]
     if origin is not None and _ORIGIN.fullmatch(origin) and request_method is not None:
         headers += [
             *_credentialed(origin),
@@ -153,7 +153,7 @@ def identity(origin: bytes | None, body: bytes = b"{}") -> Answer:
 
     Always 200: with anything else VisitorAPI waits for ever, and the page never tracks again.
     """
-    return Answer(200, _AS_JSON + _shared_with(origin), body)
+    return Answer(200, _AS_JSON + shared_with(origin), body)
 
 
 def callback_of(value: bytes) -> bytes | None:
@@ -188,7 +188,7 @@ def _body(type_: str, method: str, callback: bytes | None) -> tuple[Headers, byt
             return _AS_GIF, GIF
 
 
-def _shared_with(origin: bytes | None) -> Headers:
+def shared_with(origin: bytes | None) -> Headers:
     """Who may read the answer: anyone without an origin, the origin itself with credentials.
 
     An origin that is not printable ASCII is no origin; nobody may read that answer.

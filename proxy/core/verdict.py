@@ -111,7 +111,7 @@ def judge(
     `wall_now` the Unix time against which a Retry-After date is read.
     """
     if isinstance(reply, Failure):
-        return _without_answer(reply)
+        return without_answer(reply)
     status = reply.status
     if status == 200:
         return _of_200(kind, reply)
@@ -162,8 +162,9 @@ def retry_after(value: bytes | None, wall_now: float) -> float | None:
     return min(LONGEST_RETRY_AFTER, max(0.0, seconds))
 
 
-def _without_answer(failure: Failure) -> Verdict:
-    reason = _line(f"{failure.fault.value}: {failure.detail}" if failure.detail else failure.fault)
+def without_answer(failure: Failure) -> LinkDown | Retry:
+    """What no whole answer means, whatever the protocol."""
+    reason = line(f"{failure.fault.value}: {failure.detail}" if failure.detail else failure.fault)
     if failure.fault in _NOTHING_SENT:
         return LinkDown(reason)
     return Retry(reason, ambiguous=True)
@@ -172,7 +173,7 @@ def _without_answer(failure: Failure) -> Verdict:
 _STATUS = re.compile(rb"<\s*status\s*>\s*(SUCCESS|FAILURE)\b", re.IGNORECASE)
 _REASON = re.compile(rb"<\s*reason\s*>\s*([^<]*)", re.IGNORECASE)
 _JSON_SUCCESS = re.compile(rb'"status"\s*:\s*"SUCCESS"')
-_DOCUMENT = re.compile(rb"\s*(?:\xef\xbb\xbf)?\s*<(?:!doctype\s+html|html)\b", re.IGNORECASE)
+DOCUMENT = re.compile(rb"\s*(?:\xef\xbb\xbf)?\s*<(?:!doctype\s+html|html)\b", re.IGNORECASE)
 _MARKUP = re.compile(
     rb"<\s*(?:!doctype|html|head|body|title|meta|script|form|iframe|frameset)\b", re.IGNORECASE
 )
@@ -182,14 +183,14 @@ def _of_200(kind: str, reply: Reply) -> Verdict:
     body = reply.body
     content_type = (reply.header(b"content-type") or b"").partition(b";")[0].strip().lower()
     image = content_type.startswith(b"image/") or (not content_type and body.startswith(b"GIF8"))
-    page = _DOCUMENT.match(body) is not None
+    page = DOCUMENT.match(body) is not None
     if page:
         expected = False
     elif kind == "6":
         status = _STATUS.search(body)
         if status is not None and status[1].upper() == b"FAILURE":
             reason = _REASON.search(body)
-            return Refused(f"Adobe: {(_line(reason[1]) if reason else '') or 'FAILURE'}")
+            return Refused(f"Adobe: {(line(reason[1]) if reason else '') or 'FAILURE'}")
         expected = status is not None
     elif kind in ("10", "5.10"):
         script = b"javascript" in content_type or b"json" in content_type
@@ -204,8 +205,8 @@ def _of_200(kind: str, reply: Reply) -> Verdict:
         return Delivered(200)
     if page or b"html" in content_type:
         return LinkDown("captive portal: an HTML page instead of Adobe's answer", answered=True)
-    shown = _line(content_type) or "no content type"
-    return LinkDown(f"200, but no answer of Adobe's to type {_line(kind)}: {shown}", answered=True)
+    shown = line(content_type) or "no content type"
+    return LinkDown(f"200, but no answer of Adobe's to type {line(kind)}: {shown}", answered=True)
 
 
 def _is_html_space(body: bytes) -> bool:
@@ -231,7 +232,7 @@ def _of_redirect(reply: Reply, upstream_host: bytes, *, followed: bool) -> Verdi
     if parts is None or (parts["host"] is None and not parts["path"]):
         return Retry(f"{words}: a redirect to nowhere we could go")
     if parts["host"] is not None and not _same_host(parts["scheme"], parts["host"], upstream_host):
-        return Retry(f"{words}: redirect to another host ({_line(parts['host'])}) not followed")
+        return Retry(f"{words}: redirect to another host ({line(parts['host'])}) not followed")
     if reply.status != 302 or not _PCCR.search(parts["query"]):
         return Retry(f"{words}: redirect without pccr=true not followed")
     if followed:
@@ -250,7 +251,7 @@ def _same_host(scheme: bytes | None, host: bytes, upstream_host: bytes) -> bool:
     return host.lower().removesuffix(usual) == upstream_host.lower().removesuffix(usual)
 
 
-def _line(text: bytes | str) -> str:
+def line(text: bytes | str) -> str:
     """Foreign words as one short printable line."""
     shown = text.decode("utf-8", "replace") if isinstance(text, bytes) else text
     shown = "".join(c if c.isprintable() else " " for c in shown)
