@@ -25,6 +25,7 @@ import structlog
 from proxy import __version__, config, house, logs
 from proxy.config import Config
 from proxy.core.analytics import Analytics
+from proxy.core.edge import Edge
 from proxy.core.hit import Received, Timestamps
 from proxy.core.limits import Limits
 from proxy.core.protocols import Protocol
@@ -48,11 +49,15 @@ from proxy.shell.live import Events
 from proxy.shell.page import Page
 from proxy.shell.queue import Queue
 from proxy.shell.supervisor import Supervisor
+from proxy.shell.token import Token
 from proxy.shell.upstream import Upstream, Where
 
 log = structlog.get_logger()
 
 GRACE_S = 3.0
+
+# What Edge answers may hold the content of a whole page.
+MOST_EDGE_REPLY = 4 * 1024**2
 
 # Of all beacon listeners together.
 MOST_CONNECTIONS = 2_000
@@ -89,7 +94,7 @@ async def run(
     """
     loop = asyncio.get_running_loop()
     queue = await Queue.open(
-        queue_file, limits(settings), clock or SystemClock(), settings.drain.concurrency
+        queue_file, limits(settings), clock or SystemClock(), most_in_flight(settings)
     )
     daemon = Daemon(settings, queue, boss or Supervisor(), loop, shown)
     try:
@@ -152,6 +157,7 @@ class Daemon:
         self.server: str | None = None
         self.suites = config.suites(settings)
         self._upstream = settings.upstream
+        self._edge = settings.edge
         spoken = protocols(settings)
         roads: list[Road] = []
         if settings.upstream is not None:
@@ -159,6 +165,10 @@ class Daemon:
             upstream = Upstream(_where(settings.upstream))
             self.drain = Drain(queue, upstream, spoken[-1], policy(settings), random.random)
             roads.append(Road(upstream, self.drain))
+        if settings.edge is not None:
+            upstream = Upstream(_edge_where(settings.edge))
+            drain = Drain(queue, upstream, spoken[0], policy(settings), random.random, queue.feed())
+            roads.append(Road(upstream, drain))
         self.roads = Roads(*roads)
         self.desk = Desk(
             queue,
@@ -168,17 +178,18 @@ class Daemon:
             loop.time,
             suites=lambda: self.suites,
             settings=shown,
-            timeout_s=0.0 if settings.upstream is None else settings.upstream.timeout,
+            timeout_s=max((road.upstream.where.timeout_s for road in roads), default=0.0),
+            roads=self.roads,
         )
         self.intake = Intake(
             queue,
             spoken,
             lambda: received(queue),
             self.roads,
-            connections(settings.drain.concurrency),
+            connections(most_in_flight(settings)),
         )
         self.reading = Reading(queue, self.drain, lambda: self.suites, self.server)
-        incoming = Incoming(queue, lambda: self.suites, is_capture=settings.upstream is None)
+        incoming = Incoming(queue, lambda: self.suites, is_capture=not roads)
         self.hits = Hits(self.reading)
         self.events = Events(Live(self.desk, self.reading))
         self.admin = Admin(
@@ -272,7 +283,8 @@ class Daemon:
             log.warning("reload: this setting changes with a restart only", setting=key)
         self.suites = config.suites(settings)
         # Where hits go changes with a restart only.
-        self.intake.spoken = protocols(settings.model_copy(update={"upstream": self._upstream}))
+        fixed = {"upstream": self._upstream, "edge": _still_there(self._edge, settings.edge)}
+        self.intake.spoken = protocols(settings.model_copy(update=fixed))
         self.queue.limits = limits(settings)
         spoken = {protocol.name: protocol for protocol in self.intake.spoken}
         for road in self.roads:
@@ -340,6 +352,7 @@ def needs_restart(old: Config, new: Config) -> list[str]:
         "listen.max_request": (old.listen.max_request, new.listen.max_request),
         "listen.allowed_hosts": (old.listen.allowed_hosts, new.listen.allowed_hosts),
         "upstream": (old.upstream, new.upstream),
+        "edge": (old.edge, _still_there(new.edge, old.edge)),
         "queue.path": (old.queue.path, new.queue.path),
         "drain.concurrency": (old.drain.concurrency, new.drain.concurrency),
         "admin": (old.admin, new.admin),
@@ -405,10 +418,38 @@ def protocols(settings: Config) -> list[Protocol]:
     """What is spoken on the beacon port; the last one answers for what is nobody's."""
     upstream = settings.upstream
     authority = b"" if upstream is None else Where(str(upstream.server)).authority
-    return [Analytics(config.suites(settings), authority)]
+    analytics = Analytics(config.suites(settings), authority)
+    if settings.edge is None:
+        return [analytics]
+    edge = Edge(
+        settings.edge.base_path,
+        frozenset(settings.edge.datastreams),
+        refuse_unlisted=settings.edge.unlisted is config.Unlisted.REFUSE,
+        has_token=settings.edge.token_file is not None,
+    )
+    return [edge, analytics]
 
 
-def _where(upstream: config.Upstream) -> Where:
+def most_in_flight(settings: Config) -> int:
+    """How many hits may be in flight at once, on all roads."""
+    roads = sum(remote is not None for remote in (settings.upstream, settings.edge))
+    return max(1, roads) * settings.drain.concurrency
+
+
+def _still_there(edge: config.Edge | None, changed: config.Edge | None) -> config.Edge | None:
+    """A road as it was, with the datastreams of a changed configuration."""
+    if edge is None or changed is None:
+        return edge
+    listed = {"datastreams": changed.datastreams, "unlisted": changed.unlisted}
+    return edge.model_copy(update=listed)
+
+
+def _edge_where(edge: config.Edge) -> Where:
+    token = Token(edge.token_file) if edge.token_file is not None else lambda: None
+    return replace(_where(edge), most_reply=MOST_EDGE_REPLY, token=token)
+
+
+def _where(upstream: config.Upstream | config.Edge) -> Where:
     tls = None
     if upstream.tls_ca_file is not None:
         tls = ssl.create_default_context(cafile=str(upstream.tls_ca_file))

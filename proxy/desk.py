@@ -12,20 +12,21 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import structlog
 
 from proxy import __version__
-from proxy.core import contract, health, limits, series
-from proxy.core.hit import Suites
+from proxy.core import contract, edge, health, limits, series
+from proxy.core.hit import Hit, Suites
 from proxy.core.link import State
 from proxy.core.moment import Boots
 from proxy.drain import Drain
 from proxy.errors import QueueError
 from proxy.points import Point, reached
+from proxy.roads import Road
 from proxy.shell.queue import DeadLetter, Queue
 
 log = structlog.get_logger()
@@ -40,7 +41,7 @@ STUCK_S = 180.0
 
 @dataclass(slots=True)
 class Desk:
-    """The daemon as a person sees it.  `drain` is None in capture mode."""
+    """The daemon as a person sees it.  `drain` is that of Analytics, None in capture mode."""
 
     queue: Queue
     drain: Drain | None
@@ -52,6 +53,7 @@ class Desk:
     noted_s: int = -1  # the second of the chart's last point
     suites: Callable[[], Suites] = lambda: Suites({})
     settings: Callable[[], dict[str, Any]] = dict
+    roads: Iterable[Road] = ()
 
     # -- looking -------------------------------------------------------------------------
 
@@ -59,11 +61,19 @@ class Desk:
         """`capture | online | offline | held | refusing`, the most pressing one."""
         if self.refusing() is not None:
             return "refusing"
-        if self.drain is None:
+        links = {drain.link.state for drain in self.drains}
+        if not links:
             return "capture"
         if self.offline_until_ms is not None:
             return "held"
-        return "online" if self.drain.link.state is State.ONLINE else "offline"
+        # A road on which nothing was sent yet says nothing of the others.
+        return "online" if State.ONLINE in links and State.OFFLINE not in links else "offline"
+
+    @property
+    def drains(self) -> list[Drain]:
+        """Every road's; the one of Analytics first."""
+        others = [road.drain for road in self.roads if road.drain is not self.drain]
+        return others if self.drain is None else [self.drain, *others]
 
     def refusing(self) -> str | None:
         """Why a new hit would be refused now; None when it would be stored."""
@@ -110,9 +120,14 @@ class Desk:
             "free_disk_bytes": max(0, queue.free_disk()),
             "upstream": self.server,
             "forwarding": None,
+            "edge": None,
         }
         if drain is not None:
             found["forwarding"] = self._forwarding(drain)
+        for road in self.roads:
+            if road.drain is not drain:
+                server = road.upstream.where.server
+                found[road.name] = {"upstream": server, **self._forwarding(road.drain)}
         return found
 
     def _forwarding(self, drain: Drain) -> dict[str, Any]:
@@ -154,7 +169,8 @@ class Desk:
 
     def stuck_s(self) -> float:
         """For how long hits that may be sent have been waiting without anything being tried."""
-        return 0.0 if self.drain is None else self.drain.idle_s(self.loop_time())
+        now = self.loop_time()
+        return max((drain.idle_s(now) for drain in self.drains), default=0.0)
 
     async def health(self) -> list[dict[str, Any]]:
         """What is well and what is not, a line each."""
@@ -209,8 +225,8 @@ class Desk:
 
     def retry(self) -> None:
         """Try the collection server at once."""
-        if self.drain is not None:
-            self.drain.retry()
+        for drain in self.drains:
+            drain.retry()
 
     async def remember(self) -> None:
         """What a person asked for before the last restart."""
@@ -238,8 +254,8 @@ class Desk:
 
     def _held(self, until_ms: float | None) -> None:
         self.offline_until_ms = until_ms
-        if self.drain is not None:
-            self.drain.pause(until_ms is not None)
+        for drain in self.drains:
+            drain.pause(until_ms is not None)
 
     # -- dead letters --------------------------------------------------------------------
 
@@ -285,8 +301,7 @@ class Desk:
 
 def summary(letter: DeadLetter, boots: Boots) -> dict[str, Any]:
     """A dead letter without the hit's contents."""
-    path = letter.hit.request.target.partition(b"?")[0].split(b"/")
-    suites = ",".join(letter.hit.suites) or (path[3].decode("latin-1") if len(path) > 3 else "")
+    suites = ",".join(letter.hit.suites) or _addressee(letter.hit)
     return {
         "id": letter.hit.id,
         "reason": letter.reason,
@@ -297,6 +312,14 @@ def summary(letter: DeadLetter, boots: Boots) -> dict[str, Any]:
         "died_ms": letter.died_ms,
         "ambiguous": letter.hit.ambiguous,
     }
+
+
+def _addressee(hit: Hit) -> str:
+    """To whom it goes, as far as that can be told: it may be no hit at all."""
+    if hit.lane < 0:
+        return edge.datastream(hit.request.target)
+    path = hit.request.target.partition(b"?")[0].split(b"/")
+    return path[3].decode("latin-1") if len(path) > 3 else ""
 
 
 def whole(letter: DeadLetter, boots: Boots) -> dict[str, Any]:

@@ -799,9 +799,13 @@ class Drain:
         self._told = is_up
         self.since_ms = self._hits.clock.wall_ms()
         if is_up:
-            log.info("online: the collection server takes hits")
+            log.info("online: the collection server takes hits", road=self.protocol.name)
         else:
-            log.warning("offline: hits are kept until it answers", reason=self.last_failure)
+            log.warning(
+                "offline: hits are kept until it answers",
+                road=self.protocol.name,
+                reason=self.last_failure,
+            )
 
 
 def _where(error: Exception) -> dict[str, str]:

@@ -23,6 +23,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import base64
 import contextlib
 import json
 import re
@@ -40,7 +41,7 @@ from enum import IntEnum
 from functools import lru_cache
 from http import HTTPStatus
 from random import Random
-from typing import Self, TypeAlias
+from typing import Any, Self, TypeAlias
 from urllib.parse import unquote_to_bytes
 from xml.sax.saxutils import escape
 
@@ -133,6 +134,17 @@ class Received:
                         del levels[len(levels) - 1 - levels[::-1].index(closed) :]
                 elif name:
                     yield b"".join(levels) + name, value
+
+    @property
+    def events(self) -> list[dict[str, Any]]:
+        """The events of an Edge request, of either version; none when it has none."""
+        try:
+            found = json.loads(self.body)
+        except ValueError:
+            return []
+        if not isinstance(found, dict):
+            return []
+        return list(found.get("events") or ([found["event"]] if "event" in found else []))
 
     def param(self, name: bytes) -> bytes | None:
         """The first value of one variable, percent-decoded; of an XML hit, of that tag."""
@@ -286,7 +298,7 @@ def _as_edge(hit: Received) -> Answer:
         (b"Server", b"jag"),
         *_cors(hit),
     )
-    if hit.path.endswith(b"/interact"):
+    if re.search(rb"/(?:interact|va/v1/[a-zA-Z]+|set-consent|acquire)\Z", hit.path):
         return http(200, headers, json.dumps({"requestId": ours, "handle": []}).encode())
     if hit.path.endswith(b"/v1/collect") or (b"silent", b"true") in hit.params():
         return http(204, headers)
@@ -525,6 +537,45 @@ class _Pccr:
             query,
         )
         return Fault("pccr()", answer=http(302, ((b"Location", location), _cookie(hit))))
+
+
+def problem(code: str, title: str = "", retry_after: int | str | None = None) -> Fault:
+    """An error of Edge's, by its number (`0112-413`), as problem details."""
+    number = int(code.rpartition("-")[2])
+    said = {"type": f"https://ns.adobe.com/aep/errors/EXEG-{code}", "status": number}
+    body = json.dumps({**said, "title": title, "detail": title, "report": {}}).encode()
+    return status(number, retry_after, body, "application/problem+json")
+
+
+def identifies(org: str, ecid: str) -> Fault:
+    """Edge gives this identity to whoever sends it an `interact` without one.
+
+    Unrealistic: everybody gets the same one; an identity map is not looked at.
+    """
+    message = b"\x0a" + bytes([len(ecid)]) + ecid.encode()
+    key = f"kndctr_{org.replace('@', '_')}_identity"
+    value = base64.urlsafe_b64encode(message).decode()
+    return by(_Identifies(key, value), "identifies()")
+
+
+@dataclass(frozen=True, slots=True)
+class _Identifies:
+    key: str
+    value: str
+
+    def __call__(self, hit: Received) -> Fault:
+        named = self.key.encode()
+        is_known = named in hit.body or named in (hit.header(b"cookie") or b"")
+        if is_known or not hit.path.endswith(b"/interact"):
+            return ok()
+        given = next((value for name, value in hit.params() if name == b"requestId"), b"")
+        stored = {"key": self.key, "value": self.value, "maxAge": 34_128_000}
+        body = {
+            "requestId": f"{given.decode('ascii', 'replace')}-{hit.number:016x}",
+            "handle": [{"type": "state:store", "payload": [stored]}],
+        }
+        headers: Headers = ((b"Content-Type", b"application/json;charset=utf-8"), *_cors(hit))
+        return Fault("identifies()", answer=http(200, headers, json.dumps(body).encode()))
 
 
 def rate_limit(per_second: float, retry_after: int | str | None = None) -> Fault:

@@ -34,7 +34,7 @@ class Monitor:
 
     async def scrape(self) -> bytes:
         """The metrics in the text format."""
-        queue, drain, ledger = self._desk.queue, self._desk.drain, self._desk.queue.ledger
+        queue, drains, ledger = self._desk.queue, self._desk.drains, self._desk.queue.ledger
         oldest_s = None
         with contextlib.suppress(QueueError):
             await self._examine()
@@ -61,18 +61,19 @@ class Monitor:
             examined=self._examined,
             findings=self._findings,
         )
-        if drain is not None:
-            last_ms = drain.last_delivery_ms
+        if drains:
+            last_ms = [d.last_delivery_ms for d in drains if d.last_delivery_ms is not None]
+            skews_s = [d.skew_s for d in drains if d.skew_s is not None]
             now = replace(
                 now,
-                delivered=drain.delivered_by.counts,
-                dead=drain.dead_by,
-                attempts=drain.results,
+                delivered=sum((d.delivered_by.counts for d in drains), Counter[str]()),
+                dead=sum((d.dead_by for d in drains), Counter[tuple[str, str]]()),
+                attempts=sum((d.results for d in drains), Counter[str]()),
                 bounds_s=BOUNDS_S,
-                durations=tuple(drain.durations.counts),
-                durations_s=drain.durations.sum_s,
-                last_delivery_s=None if last_ms is None else last_ms / 1000,
-                skew_s=drain.skew_s,
+                durations=tuple(map(sum, zip(*(d.durations.counts for d in drains), strict=True))),
+                durations_s=sum(d.durations.sum_s for d in drains),
+                last_delivery_s=max(last_ms) / 1000 if last_ms else None,
+                skew_s=skews_s[0] if skews_s else None,
             )
         return metrics.text(now)
 

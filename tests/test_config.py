@@ -288,7 +288,12 @@ address = "0.0.0.0:8278"
 @pytest.mark.parametrize(
     "text,said",
     [
-        ("[edge]\nserver = 'https://a'", '1:2: there is no section "edge"'),
+        ("[hub]\nserver = 'https://a'", '1:2: there is no section "hub"'),
+        ("[edge]", "1:2: edge.server is not set; leave the whole section out"),
+        ("[edge]\nserver = 'https://a'\nbase_path = '/ee/'", "3:13: edge.base_path"),
+        ("[edge]\nserver = 'https://a'\nbase_path = 'b/ss'", "hits of Adobe Analytics go"),
+        ("[edge]\nserver = 'https://a'\ndatastreams = 'abc'", "3:15: edge.datastreams"),
+        ("[edge]\nserver = 'https://a'\nunlisted = 'drop'", "3:12: edge.unlisted"),
         ("[[queue]]", "1:3: queue is a list; it must be a section, [queue]"),
         ("listen = 5", "1:10: listen is 5; it must be a section, [listen]"),
         ("address = 'a'", '1:1: address is not a setting. Did you mean "listen.address"?'),
@@ -414,6 +419,12 @@ def test_a_file_that_cannot_be_read_is_not_passed_over(tmp_path: Path) -> None:
         (
             "[upstream]\nserver = 'https://a'\ntls_ca_file = '/no/ca.pem'",
             "3:15: upstream.tls_ca_file: /no/ca.pem: no such file or directory",
+        ),
+        ("[edge]\nserver = 'http://edge.adobedc.net'", "2:10: edge.server is http://edge"),
+        ("[edge]\nserver = 'http://localhost:8277'", "which is our own listen.address"),
+        (
+            "[edge]\nserver = 'https://a'\ntoken_file = '/no/token'",
+            "3:14: edge.token_file: /no/token: no such file or directory",
         ),
         (
             "[admin]\ntoken_file = '/no/token'",
@@ -745,6 +756,12 @@ def test_an_absolute_queue_needs_no_state_directory(tmp_path: Path) -> None:
         ("listen.address = '0.0.0.0:8277'", "anyone there can send hits"),
         ("listen.tls_cert = '/c'", "have no effect"),
         ("[upstream]\nserver = 'http://a.b'\nallow_plaintext = true", "read and change hits"),
+        ("[edge]\nserver = 'http://a.b'\nallow_plaintext = true", "read and change events"),
+        ("[edge]\nserver = 'https://a'\nunlisted = 'refuse'", "every event is refused"),
+        (
+            "listen.address = '0.0.0.0:8277'\n[edge]\nserver = 'https://a'",
+            "anyone there can send events",
+        ),
     ],
 )
 def test_what_may_surprise_is_a_warning_with_its_consequence(
@@ -760,6 +777,8 @@ def test_what_may_surprise_is_a_warning_with_its_consequence(
 CALM = """
 [upstream]
 server = "https://example.data.adobedc.net"
+[edge]
+server = "https://edge.adobedc.net"
 [suites]
 unlisted = "refuse"
 [suites.known.examplersid]
@@ -822,12 +841,14 @@ def test_the_example_file_loads_with_everything_switched_on(
     """What is commented out is right too, once its files exist."""
     cert, key = certificate
     text = EXAMPLE.read_text(encoding="utf-8").replace("# [upstream]", "[upstream]")
+    text = text.replace("# [edge]", "[edge]")
     for _, _, line, _ in example_lines():
         text = text.replace(line, line.removeprefix("# "))
     for there, here in (
         ("/etc/trackoffline/cert.pem", cert),
         ("/etc/trackoffline/key.pem", key),
         ("/etc/trackoffline/token", key),
+        ("/etc/trackoffline/edge-token", key),
         ("/etc/ssl/certs/site-ca.pem", cert),
     ):
         assert there in text

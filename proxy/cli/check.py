@@ -29,7 +29,7 @@ from proxy.core.words import size
 from proxy.errors import ConfigError
 
 if TYPE_CHECKING:
-    from proxy.config import Upstream
+    from proxy.config import Edge, Upstream
 
 # ruff: noqa: PLC0415 - aiohttp and pydantic are imported where they are needed
 
@@ -75,8 +75,11 @@ def surroundings(options: Options, found: Settings, *, online: bool) -> Iterator
     if found.queue_file.exists():
         yield _version(found.queue_file)
     yield from _ports(options, found)
-    if online and found.config.upstream is not None:
-        yield asyncio.run(_reach(found.config.upstream))
+    if online:
+        for section in ("upstream", "edge"):
+            remote = getattr(found.config, section)
+            if remote is not None:
+                yield asyncio.run(_reach(section, remote))
 
 
 def _config_faults(options: Options, error: ConfigError) -> None:
@@ -174,7 +177,7 @@ def _is_running(options: Options, found: Settings) -> bool:
     return bool(status.get("queue_path") == str(found.queue_file))
 
 
-async def _reach(upstream: Upstream) -> Finding:
+async def _reach(section: str, upstream: Upstream | Edge) -> Finding:
     from proxy.shell.upstream import Upstream as Road
     from proxy.shell.upstream import Where
 
@@ -189,7 +192,7 @@ async def _reach(upstream: Upstream) -> Finding:
         await road.close()
     if failure is not None:
         return Finding(
-            f"upstream.server: {upstream.server} not reached: {failure.fault}: {failure.detail}",
+            f"{section}.server: {upstream.server} not reached: {failure.fault}: {failure.detail}",
             Exit.TEMPORARY,
         )
     took_ms = (asyncio.get_running_loop().time() - began) * 1000

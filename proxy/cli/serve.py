@@ -124,6 +124,8 @@ def _told(found: Settings) -> dict[str, Any]:
     settings = config.effective(found.file, os.environ)
     if found.config.upstream is None:
         settings = [one for one in settings if not one.key.startswith("upstream.")]
+    if found.config.edge is None:
+        settings = [one for one in settings if not one.key.startswith("edge.")]
     return config.as_json(settings, found.source)
 
 

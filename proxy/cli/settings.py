@@ -49,4 +49,5 @@ def read(options: Options) -> Settings:
 
 def without_upstream(settings: Settings) -> Settings:
     """The same, but nothing is sent."""
-    return replace(settings, config=settings.config.model_copy(update={"upstream": None}))
+    nowhere = {"upstream": None, "edge": None}
+    return replace(settings, config=settings.config.model_copy(update=nowhere))

@@ -3,15 +3,16 @@
 The core never imports this; it is handed plain values (`suites`).
 """
 
-from proxy.config.checks import admin_token, suites, warnings
+from proxy.config.checks import admin_token, suites, token_in, warnings
 from proxy.config.load import find, load, queue_path
-from proxy.config.model import Config, LogFormat, LogLevel, Unlisted, Upstream, WhenFull
+from proxy.config.model import Config, Edge, LogFormat, LogLevel, Unlisted, Upstream, WhenFull
 from proxy.config.show import Setting, as_json, effective, table
 from proxy.config.values import Address, Server
 
 __all__ = [
     "Address",
     "Config",
+    "Edge",
     "LogFormat",
     "LogLevel",
     "Server",
@@ -27,5 +28,6 @@ __all__ = [
     "queue_path",
     "suites",
     "table",
+    "token_in",
     "warnings",
 ]

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from proxy.config.model import Config, KeyPath, Unlisted, WhenFull
+from proxy.config.model import Config, Edge, KeyPath, Unlisted, Upstream, WhenFull
 from proxy.config.values import Address, spell_duration
 from proxy.core import hit
 from proxy.core.hit import Timestamps, WhenLate
@@ -29,8 +29,6 @@ class Conflict:
     text: str
 
 
-_SERVER = ("upstream", "server")
-_CA_FILE = ("upstream", "tls_ca_file")
 _TLS_ADDRESS = ("listen", "tls_address")
 _TLS_CERT = ("listen", "tls_cert")
 _TLS_KEY = ("listen", "tls_key")
@@ -41,7 +39,9 @@ _TOKEN = ("admin", "token_file")
 def conflicts(config: Config) -> Iterator[Conflict]:
     """Everything that refuses the start although each setting is fine by itself."""
     yield from _own_addresses(config)
-    yield from _upstream(config)
+    yield from _server(config, "upstream", config.upstream)
+    yield from _server(config, "edge", config.edge)
+    yield from _edge_token(config)
     yield from _certificate(config)
     yield from _token(config)
     if config.retry.first > config.retry.max:
@@ -74,7 +74,7 @@ def admin_token(config: Config) -> str | None:
     if config.admin.token_file is None:
         return None
     try:
-        return _token_in(config.admin.token_file)
+        return token_in(config.admin.token_file)
     except (OSError, ValueError) as error:
         raise ConfigError([f"admin.token_file: {_why(error)}"]) from error
 
@@ -90,28 +90,34 @@ def _own_addresses(config: Config) -> Iterator[Conflict]:
             )
 
 
-def _upstream(config: Config) -> Iterator[Conflict]:
-    upstream = config.upstream
-    if upstream is None:
+def _server(config: Config, section: str, remote: Upstream | Edge | None) -> Iterator[Conflict]:
+    if remote is None:
         return
-    target = upstream.server.address
-    if upstream.server.scheme == "http" and not target.is_loopback and not upstream.allow_plaintext:
+    server, target = (section, "server"), remote.server.address
+    if remote.server.scheme == "http" and not target.is_loopback and not remote.allow_plaintext:
         yield Conflict(
-            (_SERVER,),
-            f"upstream.server is {upstream.server}: hits would cross the network readable by "
-            "anyone; use https://, or set upstream.allow_plaintext = true",
+            (server,),
+            f"{section}.server is {remote.server}: hits would cross the network readable by "
+            f"anyone; use https://, or set {section}.allow_plaintext = true",
         )
     for key, own in _listeners(config):
         if own.port == target.port and _same_machine(own, target):
             yield Conflict(
-                (_SERVER, key),
-                f"upstream.server is {upstream.server}, which is our own {'.'.join(key)}: "
+                (server, key),
+                f"{section}.server is {remote.server}, which is our own {'.'.join(key)}: "
                 "hits would go in circles",
             )
-    if upstream.tls_ca_file is not None:
-        fault = _fault(_load_authorities, upstream.tls_ca_file)
+    if remote.tls_ca_file is not None:
+        fault = _fault(_load_authorities, remote.tls_ca_file)
         if fault:
-            yield Conflict((_CA_FILE,), f"upstream.tls_ca_file: {fault}")
+            yield Conflict(((section, "tls_ca_file"),), f"{section}.tls_ca_file: {fault}")
+
+
+def _edge_token(config: Config) -> Iterator[Conflict]:
+    if config.edge is not None and config.edge.token_file is not None:
+        fault = _fault(token_in, config.edge.token_file)
+        if fault:
+            yield Conflict((("edge", "token_file"),), f"edge.token_file: {fault}")
 
 
 def _certificate(config: Config) -> Iterator[Conflict]:
@@ -141,7 +147,7 @@ def _certificate(config: Config) -> Iterator[Conflict]:
 def _token(config: Config) -> Iterator[Conflict]:
     admin = config.admin
     if admin.token_file is not None:
-        fault = _fault(_token_in, admin.token_file)
+        fault = _fault(token_in, admin.token_file)
         if fault:
             yield Conflict((_TOKEN,), f"admin.token_file: {fault}")
     elif admin.address is not None and not admin.address.is_loopback:
@@ -157,6 +163,12 @@ def _sending(config: Config) -> Iterator[str]:
         yield "there is no [upstream]: capture only, hits are kept and nothing is sent"
     elif config.upstream.server.scheme == "http" and not config.upstream.server.address.is_loopback:
         yield "upstream.server is http://: anyone on the way can read and change hits"
+    if config.edge is not None:
+        edge = config.edge
+        if edge.server.scheme == "http" and not edge.server.address.is_loopback:
+            yield "edge.server is http://: anyone on the way can read and change events"
+        if edge.unlisted is Unlisted.REFUSE and not edge.datastreams:
+            yield 'edge.unlisted is "refuse" and no datastream is listed: every event is refused'
     if config.retry.attempts == 1:
         yield (
             "retry.attempts is 1: a hit whose first attempt fails while the link is up "
@@ -212,6 +224,13 @@ def _exposure(config: Config) -> Iterator[str]:
             'beacons are taken from the network and suites.unlisted is "accept": '
             "anyone there can send hits of any report suite"
         )
+    edge = config.edge
+    accepts = edge is not None and edge.unlisted is Unlisted.ACCEPT
+    if accepts and not all(a.is_loopback for a in taken):
+        yield (
+            'events are taken from the network and edge.unlisted is "accept": '
+            "anyone there can send events to any datastream"
+        )
     if listen.tls_address is None and (listen.tls_cert or listen.tls_key):
         yield "listen.tls_cert and tls_key have no effect: listen.tls_address is not set"
 
@@ -264,7 +283,8 @@ def _load_pair(cert: Path, key: Path) -> None:
     context.load_cert_chain(cert, key, password="")
 
 
-def _token_in(path: Path) -> str:
+def token_in(path: Path) -> str:
+    """The token in a file; OSError or ValueError when there is none."""
     token = path.read_text(encoding="utf-8").strip()
     if not token:
         raise ValueError(f"{path} is empty")

@@ -51,7 +51,7 @@ def _without(table: Table, faulty: set[KeyPath]) -> Table:
     rest = copy.deepcopy(table)
     for path in faulty:
         # A section without the one key it needs goes as a whole.
-        gone = path[:1] if path == ("upstream", "server") else path
+        gone = path[:1] if path in (("upstream", "server"), ("edge", "server")) else path
         inner = rest
         for name in gone[:-1]:
             inner = inner.get(name, {})

@@ -128,6 +128,44 @@ class Upstream(Section):
     )
 
 
+class Edge(Section):
+    """The Edge Network, for the Web SDK and the Edge mobile SDK. Without this section `/ee/` is
+    nowhere.
+    """
+
+    server: Annotated[Server, BeforeValidator(values.server)] = Field(
+        description="The Edge Network's server, as `https://host`; every event goes there."
+    )
+    base_path: Annotated[str, BeforeValidator(values.base_path)] = _setting(
+        "ee", "What comes before `v1/interact` in a path: `edgeBasePath` of the Web SDK."
+    )
+    datastreams: Annotated[tuple[str, ...], BeforeValidator(values.datastreams)] = _setting(
+        [], "The datastream ids you know."
+    )
+    unlisted: Annotated[Unlisted, BeforeValidator(values.choice(Unlisted))] = _setting(
+        "accept", "Events of datastreams not listed: `accept`, or `refuse` with 400."
+    )
+    token_file: MaybeFile = _setting(
+        "",
+        "File with the access token to send events with, if the datastream wants one; it is read "
+        "anew when it changes. A client's own is never stored.",
+    )
+    timeout: Annotated[
+        float,
+        BeforeValidator(
+            values.within(
+                values.duration, "10ms", "1h", "a visitor's next event waits for the answer"
+            )
+        ),
+    ] = _setting("30s", "How long one event may take from connecting to the end of the answer.")
+    allow_plaintext: Flag = _setting(
+        False, "Lets `server` be `http://` beyond this machine; anyone on the way can read events."
+    )
+    tls_ca_file: MaybeFile = _setting(
+        "", "PEM file of the authorities to trust instead of the system's own."
+    )
+
+
 class KnownSuite(Section):
     """What you know of one report suite; the table's name is its id."""
 
@@ -259,10 +297,11 @@ class Log(Section):
 
 
 class Config(Section):
-    """Everything that can be set; `upstream` is None for capture only."""
+    """Everything that can be set; `upstream` is None for capture only, `edge` for none of it."""
 
     listen: Listen = Listen()
     upstream: Upstream | None = None
+    edge: Edge | None = None
     suites: Suites = Suites()
     queue: Queue = Queue()
     retry: Retry = Retry()

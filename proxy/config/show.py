@@ -44,7 +44,8 @@ def effective(path: Path | None, environ: Mapping[str, str]) -> list[Setting]:
     return [
         Setting(dotted(key), _spelled(_written(sources, key)), sources.origin(key))
         for key in _keys(list(config.suites.known))
-        if key[0] != "upstream" or config.upstream is not None
+        if (key[0] != "upstream" or config.upstream is not None)
+        and (key[0] != "edge" or config.edge is not None)
     ]
 
 

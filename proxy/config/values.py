@@ -36,6 +36,7 @@ _BYTES = {
 }
 _QUANTITY = re.compile(r"([0-9]{1,18}(?:\.[0-9]{1,9})?) *([A-Za-z]*)")
 _RATE = re.compile(r"([0-9]{1,9}(?:\.[0-9]{1,9})?) *(?:/ *s)?")
+_BASE_PATH = re.compile(r"[A-Za-z0-9._~-]+(?:/[A-Za-z0-9._~-]+)*")
 _HOST = re.compile(r"(?:\[([0-9A-Fa-f:.]+(?:%[A-Za-z0-9_.-]+)?)\]|([A-Za-z0-9_][A-Za-z0-9_.-]*))")
 _ADDRESS = re.compile(rf"(?P<host>{_HOST.pattern}):(?P<port>[0-9]{{1,5}})")
 _SERVER = re.compile(
@@ -171,6 +172,24 @@ def hosts(value: object) -> tuple[str, ...]:
         if _ip(name) is None and not _HOST.fullmatch(name):
             raise ValueError(f'"{name}" is not a host name; leave scheme, port and path out')
     return tuple(_host(name) for name in names)
+
+
+def datastreams(value: object) -> tuple[str, ...]:
+    """A list of datastream ids as they stand in a request."""
+    given = list(value) if isinstance(value, list | tuple) else [None]
+    names = [name for name in given if isinstance(name, str) and name and name.isprintable()]
+    if names != given:
+        raise ValueError("it must be a list of datastream ids in quotes")
+    return tuple(names)
+
+
+def base_path(value: object) -> str:
+    """What comes before the endpoints in a path, without slashes at its ends."""
+    if not isinstance(value, str) or not _BASE_PATH.fullmatch(value):
+        raise ValueError('it must be a path without slashes at its ends, such as "ee"')
+    if value == "id" or value.split("/")[0] == "b":
+        raise ValueError("that is where hits of Adobe Analytics go")
+    return value
 
 
 def file_path(value: object) -> Path:

@@ -132,6 +132,19 @@ _DECODED = _object(
     groups=_list(_object(id=TEXT, title=TEXT, fields=_list(_FIELD))),
 )
 
+# What one road to a collection server is doing.
+_FORWARDING = {
+    "link": TEXT,
+    "since_ms": MS,
+    "next_try_seconds": _optional(NUMBER),
+    "last_failure": _optional(TEXT),
+    "last_delivery_ms": _optional(MS),
+    "in_flight": COUNT,
+    "window": WHOLE,
+    "hits_per_second_allowed": _optional(NUMBER),
+    "sends": _map(COUNT),
+    "held_until_ms": _optional(NUMBER),
+}
 SCHEMAS: dict[str, Schema] = {
     "Row": _object(**_ROW),
     "Hit": _object(
@@ -214,20 +227,8 @@ SCHEMAS: dict[str, Schema] = {
         queue_path=TEXT,
         free_disk_bytes=COUNT,
         upstream=_optional(TEXT),
-        forwarding=_optional(
-            _object(
-                link=TEXT,
-                since_ms=MS,
-                next_try_seconds=_optional(NUMBER),
-                last_failure=_optional(TEXT),
-                last_delivery_ms=_optional(MS),
-                in_flight=COUNT,
-                window=WHOLE,
-                hits_per_second_allowed=_optional(NUMBER),
-                sends=_map(COUNT),
-                held_until_ms=_optional(NUMBER),
-            )
-        ),
+        forwarding=_optional(_object(**_FORWARDING)),
+        edge=_optional(_object(upstream=TEXT, **_FORWARDING)),
     ),
     "Letters": _object(
         letters=_list(

@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import socket
 import ssl
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import aiohttp
@@ -31,11 +32,17 @@ NOT_OURS = ("User-Agent", "Accept", "Accept-Encoding", "Content-Type")
 
 @dataclass(frozen=True, slots=True)
 class Where:
-    """The collection server: `https://host[:port]`, seconds for a whole exchange."""
+    """The collection server: `https://host[:port]`, seconds for a whole exchange.
+
+    `most_reply` is what its longest answer has; `token` gives the Authorization to send with,
+    where the request has none.
+    """
 
     server: str
     timeout_s: float = 30.0
     tls: ssl.SSLContext | None = None
+    most_reply: int = MOST_REPLY
+    token: Callable[[], bytes | None] = lambda: None
 
     @property
     def url(self) -> URL:
@@ -78,17 +85,20 @@ class Upstream:
         """What came back, or why nothing whole did."""
         # A GET may have a body, and `ts` may be in it; a POST without one has the length 0.
         body = request.body if request.body or request.method == "POST" else None
+        headers = _text(request)
+        if "Authorization" not in headers and (token := self.where.token()) is not None:
+            headers["Authorization"] = token.decode("latin-1")
         try:
             url = URL(self._origin + request.target.decode("ascii"), encoded=True)
             async with self._session.request(
-                request.method, url, headers=_text(request), data=body, allow_redirects=False
+                request.method, url, headers=headers, data=body, allow_redirects=False
             ) as response:
-                start = await _read(response)
+                start = await _read(response, self.where.most_reply)
                 if start is None:
                     response.close()
-                    return Failure(Fault.ENDLESS, f"no end within {MOST_REPLY} bytes")
-                headers = tuple((name.lower(), value) for name, value in response.raw_headers)
-                return Reply(response.status, headers, start)
+                    return Failure(Fault.ENDLESS, f"no end within {self.where.most_reply} bytes")
+                lower = tuple((name.lower(), value) for name, value in response.raw_headers)
+                return Reply(response.status, lower, start)
         except (aiohttp.ClientError, OSError, TimeoutError, ValueError) as error:
             return _failure(error)
 
@@ -109,12 +119,12 @@ class Upstream:
         await self._session.close()
 
 
-async def _read(response: aiohttp.ClientResponse) -> bytes | None:
+async def _read(response: aiohttp.ClientResponse, most: int) -> bytes | None:
     """The body; None when it does not end where an answer should."""
     start = b""
     while chunk := await response.content.readany():
         start += chunk
-        if len(start) > MOST_REPLY:
+        if len(start) > most:
             return None
     return start
 

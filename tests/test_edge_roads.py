@@ -1,0 +1,512 @@
+"""Claims about the Edge Network beside Analytics, over real sockets, processes and SQLite."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import signal
+import sqlite3
+from collections import defaultdict
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from daemon import Answer, Launch, Reached, Serve, Served
+from test_edge import ECID, cookie, entries
+
+from proxy.fake import (
+    FakeCollector,
+    captive_portal,
+    close_without_answer,
+    identifies,
+    latency,
+    problem,
+    timeout,
+)
+from proxy.fake import status as answers
+
+ORIGIN = "https://shop.example"
+TEXT = {"Content-Type": "text/plain; charset=UTF-8", "Origin": ORIGIN}
+JSON = {"Content-Type": "application/json"}
+
+
+@pytest.fixture
+async def edge() -> AsyncIterator[FakeCollector]:
+    async with FakeCollector() as server:
+        yield server
+
+
+def settings(edge: FakeCollector, **more: object) -> dict[str, object]:
+    keyed = {f"edge.{key}": value for key, value in more.items()}
+    return {"edge.server": edge.url, "suites.timestamps": "optional", **keyed}
+
+
+def ecid(visitor: int) -> str:
+    return f"{visitor:038}"
+
+
+def body(name: str, visitor: int | None = 0, *, dated: bool = True) -> bytes:
+    """One event of a visitor; None is nobody."""
+    event: dict[str, Any] = {"xdm": {"_id": name}}
+    if dated:
+        event["xdm"]["timestamp"] = "2026-02-02T02:40:00.000Z"
+    known = {} if visitor is None else {"meta": entries(cookie(ecid(visitor)))}
+    return json.dumps({**known, "events": [event]}).encode()
+
+
+async def send(
+    daemon: Reached,
+    name: str,
+    visitor: int | None = 0,
+    call: str = "v1/interact",
+    *,
+    headers: dict[str, str] = TEXT,
+    dated: bool = True,
+) -> Answer:
+    target = f"/ee/{call}?configId=abc&requestId={name}"
+    return await daemon.send(target, "POST", headers, body(name, visitor, dated=dated))
+
+
+def names(edge: FakeCollector) -> list[str]:
+    return [event["xdm"]["_id"] for hit in edge.received for event in hit.events]
+
+
+def by_visitor(edge: FakeCollector) -> dict[str, list[int]]:
+    """The numbers of the events that arrived, by identity, in their order."""
+    found: dict[str, list[int]] = defaultdict(list)
+    for hit in edge.received:
+        identity = json.loads(hit.body)["meta"]["state"]["entries"][0]["value"]
+        found[identity] += [int(event["xdm"]["_id"]) for event in hit.events]
+    return found
+
+
+def empty(got: Answer) -> bool:
+    """What a page makes nothing of: a success without content."""
+    return got.status == 200 and got.json()["handle"] == []
+
+
+# --- the endpoints ---------------------------------------------------------------------------
+
+
+async def test_without_its_section_edge_is_nowhere(serve: Serve, adobe: FakeCollector) -> None:
+    daemon = await serve(adobe)
+    got = await send(daemon, "a")
+    assert got.status == 404
+    assert (await daemon.status())["edge"] is None
+
+
+async def test_online_a_page_gets_edges_own_answer_and_the_event_arrives_once(
+    serve: Serve, edge: FakeCollector
+) -> None:
+    """Personalization, identity and location hints work as without us."""
+    edge.when(b"interact", identifies("ORG@AdobeOrg", ECID))
+    daemon = await serve(None, settings(edge))
+    first = await send(daemon, "first", None)
+    stored = first.json()["handle"][0]["payload"][0]
+    assert stored["key"] == "kndctr_ORG_AdobeOrg_identity"
+    assert first.headers["Access-Control-Allow-Origin"] == ORIGIN
+
+    second = await send(daemon, "second")
+    assert second.json()["requestId"].startswith("second-")
+    assert (await send(daemon, "third", call="v1/collect")).status == 204
+    found = await daemon.until(lambda status: status["delivered"] == 2)
+    assert names(edge) == ["first", "second", "third"]
+    assert found["accepted"] == 2, "what is of nobody is never stored"
+    assert [hit.answered for hit in edge.received] == [True] * 3
+
+
+async def test_offline_what_can_wait_waits_and_the_rest_gets_503(
+    serve: Serve, edge: FakeCollector
+) -> None:
+    """And goes out in order when the link is back, byte for byte."""
+    daemon = await serve(None, settings(edge))
+    await edge.cut()
+    assert empty(await send(daemon, "1"))
+    await daemon.until(lambda status: status["edge"]["link"] == "offline")
+    assert empty(await send(daemon, "2"))
+    assert (await send(daemon, "3", call="v1/collect")).status == 204
+    assert (await send(daemon, "4", call="v2/collect", headers=JSON)).status == 202
+    assert empty(await send(daemon, "5", call="or2/v1/interact"))
+    assert empty(await send(daemon, "6", call="va/v1/downloaded"))
+    for call in ("v1/privacy/set-consent", "v1/identity/acquire", "va/v1/sessionStart"):
+        got = await send(daemon, "not-stored", call=call)
+        assert (got.status, got.headers["Retry-After"]) == (503, "30")
+        assert got.headers["Content-Type"] == "application/problem+json"
+    assert (await send(daemon, "of-nobody", None)).status == 503
+    assert (await daemon.status())["waiting"] == 6
+
+    await edge.restore()
+    await daemon.until(lambda status: status["delivered"] == 6)
+    assert names(edge) == ["1", "2", "3", "4", "5", "6"]
+    assert [hit.body for hit in edge.received] == [body(str(n)) for n in range(1, 7)]
+    assert edge.received[4].path == b"/ee/or2/v1/interact"
+
+
+async def test_consent_reaches_edge_while_it_can_be_reached(
+    serve: Serve, edge: FakeCollector
+) -> None:
+    daemon = await serve(None, settings(edge))
+    got = await send(daemon, "consent", call="v1/privacy/set-consent")
+    assert got.status == 200
+    assert edge.received[0].path == b"/ee/v1/privacy/set-consent"
+    assert (await daemon.status())["accepted"] == 0
+
+
+async def test_held_offline_by_a_person_nothing_goes_to_edge_either(
+    serve: Serve, edge: FakeCollector
+) -> None:
+    daemon = await serve(None, settings(edge))
+    assert (await daemon.tell("/api/v1/forwarding/offline")).status == 200
+    assert empty(await send(daemon, "1"))
+    assert (await send(daemon, "2", call="v1/privacy/set-consent")).status == 503
+    assert (await daemon.status())["state"] == "held"
+    assert not edge.received
+
+    await daemon.tell("/api/v1/forwarding/online")
+    await daemon.until(lambda status: status["delivered"] == 1)
+    assert names(edge) == ["1"]
+
+
+async def test_an_event_without_a_time_gets_that_of_its_receipt(
+    serve: Serve, edge: FakeCollector
+) -> None:
+    daemon = await serve(None, settings(edge))
+    await edge.cut()
+    await send(daemon, "1", dated=False)
+    await edge.restore()
+    await daemon.until(lambda status: status["delivered"] == 1)
+    (sent,) = edge.received
+    time = sent.events[0]["xdm"]["timestamp"]
+    inserted = f'"timestamp":"{time}",'.encode()
+    assert sent.body.replace(inserted, b"", 1) == body("1", dated=False)
+    assert sent.header(b"content-length") == str(len(sent.body)).encode()
+
+
+async def test_an_error_of_edges_reaches_the_page_and_the_event_is_a_dead_letter(
+    serve: Serve, edge: FakeCollector
+) -> None:
+    """500 is never sent again, 207 is done."""
+    edge.when(b"bad", problem("0003-400", "Invalid datastream ID"))
+    edge.when(b"broken", answers(500))
+    edge.when(b"partly", answers(207, body=b'{"handle":[]}', content_type="application/json"))
+    daemon = await serve(None, settings(edge))
+    got = await send(daemon, "bad")
+    assert (got.status, got.json()["title"]) == (400, "Invalid datastream ID")
+    assert (await send(daemon, "broken")).status == 500
+    assert (await send(daemon, "partly")).status == 207
+    found = await daemon.until(lambda status: status["delivered"] + status["dead"] == 3)
+    assert (found["delivered"], found["dead"]) == (1, 2)
+    letters = (await daemon.ask("/api/v1/dead")).json()
+    reasons = [letter["reason"] for letter in letters["letters"]]
+    assert "400 from the Edge Network: Invalid datastream ID" in reasons
+    assert {letter["suites"] for letter in letters["letters"]} == {"abc"}
+    assert names(edge) == ["bad", "broken", "partly"]
+
+
+async def test_a_push_back_is_waited_out_and_the_page_need_not_wait(
+    serve: Serve, edge: FakeCollector
+) -> None:
+    edge.will(problem("0201-503", retry_after=1))
+    daemon = await serve(None, settings(edge))
+    assert empty(await send(daemon, "1"))
+    assert empty(await send(daemon, "2"))
+    await daemon.until(lambda status: status["delivered"] == 2)
+    assert names(edge) == ["1", "1", "2"]
+    assert edge.received[1].at - edge.received[0].at > 0.9
+
+
+async def test_a_page_that_waits_for_a_lost_reply_sees_success_and_nothing_is_sent_twice(
+    serve: Serve, edge: FakeCollector
+) -> None:
+    """Whether Edge has it nobody knows: it is counted, kept, and a person says what becomes of it.
+
+    What waits for no reply is sent again, as every hit is.
+    """
+    edge.will(close_without_answer())
+    daemon = await serve(None, settings(edge))
+    assert empty(await send(daemon, "1"))
+    found = await daemon.until(lambda status: status["dead"] == 1)
+    assert (found["ambiguous"], found["balanced"]) == (1, True)
+    assert (await send(daemon, "2", call="v1/collect")).status == 204
+    await daemon.until(lambda status: status["delivered"] == 1)
+    assert names(edge) == ["1", "2"]
+
+    edge.will(close_without_answer())
+    await send(daemon, "3", call="v1/collect")
+    await daemon.until(lambda status: status["delivered"] == 2)
+    assert names(edge) == ["1", "2", "3", "3"]
+
+
+async def test_a_captive_portal_is_an_outage(serve: Serve, edge: FakeCollector) -> None:
+    edge.always(captive_portal())
+    daemon = await serve(None, settings(edge))
+    assert empty(await send(daemon, "1"))
+    assert (await send(daemon, "of-nobody", None)).status == 503
+    await daemon.until(lambda status: status["edge"]["link"] == "offline")
+    edge.heal()
+    await daemon.until(lambda status: status["delivered"] == 1)
+
+
+async def test_a_slow_edge_is_waited_for_and_no_longer_than_its_timeout(
+    serve: Serve, edge: FakeCollector
+) -> None:
+    edge.will(latency(0.3))
+    daemon = await serve(None, settings(edge, timeout="1s"))
+    assert (await send(daemon, "1")).json()["requestId"].endswith("0000000000000001")
+    edge.always(timeout())
+    assert empty(await send(daemon, "2"))
+    await daemon.until(lambda status: status["dead"] == 1)
+
+
+async def test_behind_a_backlog_a_page_does_not_wait_and_overtakes_nobody(
+    serve: Serve, edge: FakeCollector
+) -> None:
+    daemon = await serve(None, settings(edge))
+    await edge.cut()
+    for number in range(30):
+        await send(daemon, str(number), call="v1/collect")
+    edge.always(latency(0.05))
+    await edge.restore()
+    await daemon.until(lambda status: status["delivered"] > 0)
+    assert empty(await send(daemon, "30"))
+    await daemon.until(lambda status: status["delivered"] == 31)
+    assert names(edge) == [str(number) for number in range(31)]
+
+
+async def test_events_of_one_visitor_sent_at_once_are_answered_by_edge_and_in_order(
+    serve: Serve, edge: FakeCollector
+) -> None:
+    """A page does not wait for the first answer before its next event."""
+    daemon = await serve(None, settings(edge))
+    await send(daemon, "0")
+    edge.always(latency(0.05))
+    got = await asyncio.gather(*[send(daemon, str(n)) for n in range(1, 5)])
+    assert [one.json()["requestId"][:2] for one in got] == ["1-", "2-", "3-", "4-"]
+    assert sorted(names(edge)) == ["0", "1", "2", "3", "4"]
+    assert edge.counts.in_flight == 0
+
+
+async def test_a_token_is_added_when_sending_and_is_never_on_disk(
+    serve: Serve, edge: FakeCollector, tmp_path: Path
+) -> None:
+    """Ours from its file, however often it changes; one that is not taken costs no event."""
+    file = tmp_path / "token"
+    file.write_text("OLD\n")
+    edge.when(lambda hit: hit.header(b"authorization") != b"Bearer NEW", problem("0503-401"))
+    daemon = await serve(None, settings(edge, token_file=str(file)))
+    theirs = {**JSON, "Authorization": "Bearer THEIR-SECRET"}
+    assert (await send(daemon, "1", call="v2/collect", headers=theirs)).status == 202
+    await edge.wait_for(2)
+    assert (await daemon.status())["dead"] == 0
+    for stored in daemon.queue_file.parent.glob("hits.db*"):
+        assert b"SECRET" not in stored.read_bytes()
+
+    file.write_text("NEW\n")
+    await daemon.until(lambda status: status["delivered"] == 1)
+    assert edge.received[0].header(b"authorization") == b"Bearer OLD"
+    assert edge.received[-1].header(b"authorization") == b"Bearer NEW"
+
+
+async def test_without_a_token_of_ours_theirs_is_passed_through_or_refused(
+    serve: Serve, edge: FakeCollector
+) -> None:
+    """Stored it could never be sent; so its client keeps it."""
+    daemon = await serve(None, settings(edge))
+    theirs = {**JSON, "Authorization": "Bearer THEIRS"}
+    assert (await send(daemon, "1", call="v2/collect", headers=theirs)).status == 202
+    assert edge.received[0].header(b"authorization") == b"Bearer THEIRS"
+    await edge.cut()
+    assert (await send(daemon, "2", call="v2/collect", headers=theirs)).status == 503
+    assert (await daemon.status())["accepted"] == 0
+
+
+async def test_bad_input_is_refused_counted_and_stored_nowhere(
+    serve: Serve, edge: FakeCollector
+) -> None:
+    daemon = await serve(None, settings(edge, datastreams=["abc"], unlisted="refuse"))
+    target = "/ee/v1/collect?configId=abc"
+    assert (await daemon.send(target, "POST", TEXT, b"{")).status == 400
+    assert (await daemon.send(target, "POST", TEXT, b"{}")).status == 400
+    assert (await daemon.send(target, "POST", TEXT, b" " * 66_560)).status == 413
+    image = {"Content-Type": "image/gif"}
+    assert (await daemon.send(target, "POST", image, body("1"))).status == 415
+    other = await daemon.send("/ee/v1/collect?configId=other", "POST", TEXT, body("1"))
+    assert (other.status, other.json()["title"]) == (400, "Invalid datastream ID")
+    found = await daemon.status()
+    assert found["accepted"] == 0
+    assert found["refused_by_reason"] == {
+        f"edge.{reason}": 1
+        for reason in ("malformed", "no-events", "too-large", "type", "unlisted")
+    }
+    assert not edge.received
+
+
+# --- two roads -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dead", ["edge", "analytics"])
+async def test_a_dead_road_does_not_slow_the_other(
+    serve: Serve, adobe: FakeCollector, edge: FakeCollector, dead: str
+) -> None:
+    """Refused connections here, hanging requests there, a backlog in both."""
+    daemon = await serve(adobe, {**settings(edge), "upstream.timeout": "1s", "edge.timeout": "1s"})
+    broken, well = (edge, adobe) if dead == "edge" else (adobe, edge)
+    broken.always(timeout())
+    await daemon.hits(range(20), visitors=5)
+    for number in range(20):
+        await send(daemon, str(number), number % 5, call="v1/collect")
+    await well.wait_for(20, answered=True)
+    found = await daemon.until(lambda status: status["delivered"] == 20)
+    assert found["waiting"] == 20
+    await broken.cut()
+    await daemon.hits(range(20, 40), visitors=5)
+    for number in range(20, 40):
+        await send(daemon, str(number), number % 5, call="v1/collect")
+    await well.wait_for(40, answered=True)
+    found = await daemon.until(lambda status: status["delivered"] == 40)
+    assert found["waiting"] == 40
+    links = found["forwarding"]["link"], found["edge"]["link"]
+    assert links == (("online", "offline") if dead == "edge" else ("offline", "online"))
+    assert found["state"] == "offline"
+
+    broken.heal()
+    await broken.restore()
+    await daemon.until(lambda status: status["delivered"] == 80)
+    assert all(hit.path.startswith(b"/b/ss/") for hit in adobe.received)
+    assert all(hit.path.startswith(b"/ee/") for hit in edge.received)
+
+
+async def test_each_road_has_its_part_of_the_status(
+    serve: Serve, adobe: FakeCollector, edge: FakeCollector
+) -> None:
+    daemon = await serve(adobe, settings(edge))
+    await daemon.hits(range(1))
+    await send(daemon, "1", call="v1/collect")
+    found = await daemon.until(lambda status: status["delivered"] == 2)
+    assert found["upstream"] == adobe.url
+    assert found["edge"]["upstream"] == edge.url
+    assert set(found["forwarding"]) < set(found["edge"])
+    assert found["forwarding"]["sends"] == found["edge"]["sends"] == {"delivered": 1}
+    assert found["state"] == "online"
+
+
+async def test_events_that_nobody_is_configured_for_wait(
+    serve: Serve, adobe: FakeCollector, edge: FakeCollector
+) -> None:
+    """The section was taken away: nothing goes to the wrong server, and nothing is lost."""
+    daemon = await serve(adobe, settings(edge))
+    await edge.cut()
+    await send(daemon, "1")
+    await daemon.stop()
+    daemon = await serve(adobe)
+    await daemon.hits(range(3))
+    found = await daemon.until(lambda status: status["delivered"] == 3)
+    assert (found["waiting"], found["dead"]) == (1, 0)
+    await daemon.stop()
+    await edge.restore()
+    daemon = await serve(adobe, settings(edge))
+    await daemon.until(lambda status: status["delivered"] == 4)
+    assert names(edge) == ["1"]
+
+
+async def test_people_who_look_at_hits_find_events_among_them(
+    serve: Serve, adobe: FakeCollector, edge: FakeCollector
+) -> None:
+    daemon = await serve(adobe, settings(edge))
+    await edge.cut()
+    await send(daemon, "1")
+    await daemon.hits(range(1))
+    await daemon.until(lambda status: status["delivered"] == 1)
+    got = await daemon.ask("/api/v1/hits")
+    assert got.status == 200
+    rows = got.json()["hits"]
+    assert len(rows) == 2
+    assert (await daemon.ask(f"/api/v1/hits/{rows[1]['id']}")).status == 200
+
+
+async def test_the_lane_tells_the_protocol_on_disk(
+    serve: Serve, adobe: FakeCollector, edge: FakeCollector
+) -> None:
+    daemon: Served = await serve(adobe, settings(edge))
+    await edge.cut()
+    await adobe.cut()
+    await daemon.hits(range(3), visitors=3)
+    for number in range(3):
+        await send(daemon, str(number), number)
+    await daemon.stop()
+    with sqlite3.connect(daemon.queue_file) as db:
+        rows = db.execute("SELECT lane < 0, content FROM hits ORDER BY id").fetchall()
+    db.close()
+    assert [bool(edges) for edges, _ in rows] == [content[:4] == b"POST" for _, content in rows]
+    assert sum(edges for edges, _ in rows) == 3
+
+
+# --- the promise, over a process that dies ---------------------------------------------------
+
+
+async def test_through_kills_every_event_arrives_in_order_of_its_visitor_and_once(
+    process: Launch, adobe: FakeCollector, edge: FakeCollector
+) -> None:
+    """Killed while the link is down, and again while the backlog drains on both roads.
+
+    What was in flight at a kill may come twice, and then is marked.
+    """
+    daemon = process(adobe, settings(edge))
+    await daemon.start()
+    calls = ("v1/interact", "v1/collect", "v2/collect")
+    sent = 0
+
+    async def some(count: int) -> None:
+        nonlocal sent
+        for number in range(sent, sent + count):
+            got = await send(daemon, str(number), number % 4, calls[number % 3])
+            assert got.status in {200, 202, 204}
+        await daemon.hits(range(sent, sent + count), visitors=4)
+        sent += count
+
+    await some(20)
+    await edge.cut()
+    await adobe.cut()
+    await some(40)
+    await daemon.kill()
+    await daemon.start()
+    await some(40)
+    edge.always(latency(0.01))
+    adobe.always(latency(0.01))
+    await edge.restore()
+    await adobe.restore()
+    await daemon.until(lambda status: status["delivered"] >= 60)
+    await daemon.kill()
+    await daemon.start()
+    found = await daemon.until(lambda status: status["waiting"] == 0)
+    assert await daemon.terminate() == 0
+
+    assert found["balanced"]
+    assert found["accepted"] == found["delivered"] == 2 * sent
+    doubled = 0
+    for numbers in by_visitor(edge).values():
+        once = list(dict.fromkeys(numbers))
+        assert once == sorted(once)
+        doubled += len(numbers) - len(once)
+    assert {int(name) for name in names(edge)} == set(range(sent))
+    doubled += len(adobe.received) - len({hit.param(b"pageName") for hit in adobe.received})
+    assert doubled <= found["ambiguous"]
+    assert "Traceback" not in daemon.log
+
+
+async def test_a_stop_answers_those_who_wait_for_edge(process: Launch, edge: FakeCollector) -> None:
+    """And their events go out after the next start."""
+    daemon = process(None, settings(edge))
+    await daemon.start()
+    edge.always(timeout())
+    waiting = asyncio.create_task(send(daemon, "1"))
+    await edge.wait_for(1)
+    daemon.signal(signal.SIGTERM)
+    assert await daemon.ended() == 0
+    got = await asyncio.gather(waiting, return_exceptions=True)
+    edge.heal()
+    await daemon.start()
+    found = await daemon.until(lambda status: status["delivered"] + status["dead"] == 1)
+    assert found["balanced"]
+    assert got
