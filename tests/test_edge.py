@@ -14,8 +14,10 @@ from hypothesis import strategies as st
 
 from proxy.core import headers, wire
 from proxy.core.answer import Answer
+from proxy.core.decode import Event, Kind
 from proxy.core.edge import Edge, read, stamp, verdict
 from proxy.core.edge.answer import Relayed
+from proxy.core.edge.decode import decode
 from proxy.core.edge.read import Call, Endpoint
 from proxy.core.hit import Failure, Fault, Headers, Hit, Received, Reply, Request
 from proxy.core.reception import Pass, Refuse, Take
@@ -549,3 +551,49 @@ def test_a_damaged_row_is_never_sent() -> None:
     for request in (Request("", b"", body=b"x"), post(b"{"), post(KNOWN, "/b/ss/x/1")):
         with pytest.raises(NotABeacon):
             EDGE.open(hit(request))
+
+
+# --- what people see -------------------------------------------------------------------------
+
+
+def test_what_adobe_maps_to_a_variable_has_its_name() -> None:
+    """Everything else its path; the order is that of the event."""
+    xdm = {
+        "timestamp": "2026-02-02T02:40:00.000Z",
+        "web": {
+            "webPageDetails": {"name": "Checkout", "URL": "https://shop.example/"},
+            "webInteraction": {"type": "exit", "name": "Partner", "URL": "https://p.example/"},
+        },
+        "_experience": {
+            "analytics": {
+                "customDimensions": {"eVars": {"eVar7": "seven"}, "props": {"prop3": "three"}},
+                "event1to100": {"event9": {"value": 2.5}},
+            }
+        },
+        "environment": {"viewportWidth": 800, "ok": True},
+    }
+    said = decode(post({"meta": entries(cookie()), "events": [{"xdm": xdm}]}))
+    named = {field.name: field.value for group in said.groups for field in group.fields}
+    assert (said.protocol, said.kind, said.title) == ("edge", Kind.EXIT, "Partner")
+    assert (said.suites, said.ts) == (("abc",), "2026-02-02T02:40:00.000Z")
+    assert (named["pageName"], named["eVar7"], named["prop3"]) == ("Checkout", "seven", "three")
+    assert named["xdm.environment.viewportWidth"] == "800"
+    assert named["xdm.environment.ok"] == "true"
+    assert said.events == (Event("event9", "2.5", ""),)
+    assert [(one.kind, one.value) for one in said.identities] == [("mid", ECID)]
+
+
+def test_a_beacon_is_read_as_a_beacon() -> None:
+    said = decode(Request("GET", b"/b/ss/opt/1/x/s1?AQB=1&pageName=Home&AQE=1"))
+    assert (said.protocol, said.title) == ("analytics", "Home")
+
+
+@given(anything, st.sampled_from(["/ee/v1/interact", "/ee/v2/interact", "/ee/va/v1/downloaded"]))
+def test_nothing_is_too_strange_to_be_shown(body: object, path: str) -> None:
+    half = b'{"events":[{"\\ud800":"\\ud800"}],"identityMap":{"\\ud800":[{"id":"\\ud800"}]}}'
+    assert decode(post(half)).groups[0].fields[0].value == "?"
+    said = decode(post(body, path))
+    for group in said.groups:
+        for field in group.fields:
+            json.dumps([field.key, field.value]).encode()
+            f"{field.name}{field.value}".encode()

@@ -331,6 +331,11 @@ _COMMON = (
 _ENDS_NAME = re.compile("[=:]")
 
 
+def is_beacon(path: bytes) -> bool:
+    """Whether a path is one of ours to read, and of no other protocol."""
+    return path.startswith(b"/b/ss/")
+
+
 def decode(request: Request, peer: str = "") -> Decoded:
     """What the request says; `peer` is the address it came from."""
     path, _, query = request.target.partition(b"?")

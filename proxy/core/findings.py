@@ -227,8 +227,11 @@ def findings(
     `received_ms` is when it came, `at_ms` when it was delivered, or now while it waits, both
     in Unix milliseconds.  `silence` has the rules that a person does not want to hear of for
     a report suite; a hit of several suites is silent where all of them are.  Of a hit with
-    more than MOST findings the rest is left out.
+    more than MOST findings the rest is left out.  The rules are those of a beacon's pages:
+    of an event of another protocol nothing is said.
     """
+    if decoded.protocol != "analytics":
+        return ()
     found = [
         *_of_the_request(decoded, request),
         *_of_the_time(decoded, suites, received_ms, at_ms),

@@ -24,8 +24,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Self, TypeAlias
 
-from proxy.core import advice, beacon, decode, findings, render, search, stamp, wire
+from proxy.core import advice, beacon, findings, render, search, stamp, wire
 from proxy.core.decode import Decoded
+from proxy.core.edge.decode import decode
 from proxy.core.findings import Finding
 from proxy.core.hit import Hit, Received, Request, Suites
 from proxy.core.moment import Boots
@@ -389,7 +390,7 @@ class Browser:
 
     def see(self, kept: Kept) -> Seen:
         """The hit decoded, and what is wrong with it."""
-        decoded = decode.decode(kept.hit.request)
+        decoded = decode(kept.hit.request)
         found = findings.findings(
             decoded,
             kept.hit.request,
@@ -454,7 +455,7 @@ class Browser:
                 seen = self.see(kept) if judges else None
                 decoded = seen.decoded if seen else None
                 if decoded is None and decodes:
-                    decoded = decode.decode(kept.hit.request)
+                    decoded = decode(kept.hit.request)
                 view = _view(kept, now_ms, decoded, seen.findings if seen else ())
                 if search.matches(query, view):
                     yield kept, seen

@@ -132,7 +132,7 @@ class Edge:
     def open(self, hit: Hit) -> Opened:
         path, _, query = hit.request.target.partition(b"?")
         # The configured base path may have changed while it waited; any one is read.
-        where = _stored_endpoint(path)
+        where = read.stored_endpoint(path)
         if where is None:
             raise NotABeacon(404, "no endpoint of the Edge Network")
         read.events(read.document(hit.request.body), where)
@@ -194,17 +194,6 @@ def _copy_key(request: Request, said: Asked) -> bytes | None:
     agent = headers.first(request.headers, b"user-agent") or b""
     seen = b"\0".join((agent, request.target, request.body))
     return hashlib.blake2b(seen, digest_size=16).digest()
-
-
-def _stored_endpoint(path: bytes) -> Endpoint | None:
-    """The endpoint of a stored path, whatever its base path was."""
-    segments = path.split(b"/")
-    for count in range(1, len(segments)):
-        base = b"/".join(segments[1 : count + 1]).decode("ascii", "replace")
-        found = read.endpoint(path, base)
-        if found is not None:
-            return found
-    return None
 
 
 __all__ = ["NAME", "Edge", "Opened", "datastream", "lane"]

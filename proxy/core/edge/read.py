@@ -98,6 +98,17 @@ def endpoint(path: bytes, base_path: str) -> Endpoint | None:
     return Endpoint(Call.DOWNLOADED if is_whole else Call.SESSION, version)
 
 
+def stored_endpoint(path: bytes) -> Endpoint | None:
+    """The endpoint of a stored path, whatever its base path was."""
+    segments = path.split(b"/")
+    for count in range(1, len(segments)):
+        base = b"/".join(segments[1 : count + 1]).decode("ascii", "replace")
+        found = endpoint(path, base)
+        if found is not None:
+            return found
+    return None
+
+
 def asked(query: bytes) -> Asked:
     """The query's part; Problem when it names no datastream."""
     found: dict[bytes, bytes] = {}
