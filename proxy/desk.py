@@ -61,13 +61,15 @@ class Desk:
         """`capture | online | offline | held | refusing`, the most pressing one."""
         if self.refusing() is not None:
             return "refusing"
-        links = {drain.link.state for drain in self.drains}
+        links = [drain.link.state for drain in self.drains]
         if not links:
             return "capture"
         if self.offline_until_ms is not None:
             return "held"
-        # A road on which nothing was sent yet says nothing of the others.
-        return "online" if State.ONLINE in links and State.OFFLINE not in links else "offline"
+        # The road of Analytics speaks for itself, if anything was ever sent there; each of the
+        # others has its own part in the status.
+        tried = [link for link in links if link is not State.SUSPECT]
+        return "online" if tried[:1] == [State.ONLINE] else "offline"
 
     @property
     def drains(self) -> list[Drain]:

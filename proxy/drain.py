@@ -211,6 +211,8 @@ class Drain:
         """
         watch = self._watched[hit] = asyncio.get_running_loop().create_future()
         await asyncio.wait([watch], timeout=within_s)
+        if not watch.done() and hit not in self._flying:
+            self._watched.pop(hit, None)
         return watch.result() if watch.done() else None
 
     def _answered(self, hit: int, reply: Reply | None) -> None:

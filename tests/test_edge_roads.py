@@ -15,6 +15,7 @@ import pytest
 from daemon import Answer, Launch, Reached, Serve, Served
 from test_edge import ECID, cookie, entries
 
+from proxy.cli import show
 from proxy.fake import (
     FakeCollector,
     captive_portal,
@@ -368,7 +369,7 @@ async def test_a_dead_road_does_not_slow_the_other(
     assert found["waiting"] == 40
     links = found["forwarding"]["link"], found["edge"]["link"]
     assert links == (("online", "offline") if dead == "edge" else ("offline", "online"))
-    assert found["state"] == "offline"
+    assert found["state"] == links[0], "that of Analytics, with `edge` beside it"
 
     broken.heal()
     await broken.restore()
@@ -389,6 +390,37 @@ async def test_each_road_has_its_part_of_the_status(
     assert set(found["forwarding"]) < set(found["edge"])
     assert found["forwarding"]["sends"] == found["edge"]["sends"] == {"delivered": 1}
     assert found["state"] == "online"
+
+
+async def test_edge_alone_is_told_of_as_well(serve: Serve, edge: FakeCollector) -> None:
+    """By `status`, by the health's lines, and by the one word for the whole."""
+    daemon = await serve(None, settings(edge))
+    await send(daemon, "1")
+    found = await daemon.until(lambda status: status["delivered"] == 1)
+    assert (found["state"], found["forwarding"]) == ("online", None)
+    assert show.state_line(found).split() == ["Online", edge.url, "takes", "hits"]
+    await edge.cut()
+    await send(daemon, "2")
+    found = await daemon.until(lambda status: status["state"] == "offline")
+    assert show.state_line(found).startswith("Offline")
+    assert "since" in show.state_line(found)
+    checks = (await daemon.ask("/api/v1/health")).json()["checks"]
+    (road,) = [check for check in checks if check["name"] in {"upstream", "edge"}]
+    assert (road["name"], road["state"]) == ("edge", "warn")
+
+
+async def test_a_reload_brings_other_datastreams(process: Launch, edge: FakeCollector) -> None:
+    daemon = process(None, settings(edge, datastreams=["other"], unlisted="refuse"))
+    await daemon.start()
+    assert (await send(daemon, "1")).status == 400
+    text = daemon.config_file.read_text().replace('["other"]', '["abc"]')
+    daemon.config_file.write_text(text)
+    daemon.signal(signal.SIGHUP)
+    async with asyncio.timeout(10):
+        while (await send(daemon, "2")).status != 200:  # noqa: ASYNC110 - it is another process
+            await asyncio.sleep(0.02)
+    await edge.wait_for(1)
+    assert "this setting changes with a restart only" not in daemon.log
 
 
 async def test_events_that_nobody_is_configured_for_wait(

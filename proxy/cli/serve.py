@@ -162,10 +162,10 @@ def _greet(found: Settings, options: Options, listeners: Listeners) -> None:
     if listeners.admin is not None:
         lines.append(f"Admin     http://{listeners.admin}/api/v1/status")
     lines.append(f"Queue     {found.queue_file}")
-    if upstream is None:
+    servers = [one.server for one in (upstream, found.config.edge) if one is not None]
+    if not servers:
         lines.append("Capture   hits are kept, nothing is sent: add [upstream] to send")
-    else:
-        lines.append(f"Sends to  {upstream.server}")
+    lines += [f"Sends to  {server}" for server in servers]
     note(options, "\n".join([*lines, "Ready (^C to quit)"]))
 
 

@@ -30,11 +30,13 @@ def status_lines(found: dict[str, Any], source: str) -> list[str]:
     if found["waiting"] and found.get("oldest_waiting_seconds"):
         waiting += f"; oldest {span(found['oldest_waiting_seconds'])}"
     lines.append(_line("Waiting", waiting))
-    forwarding = found.get("forwarding") or {}
+    forwarding = _road(found)
     delivered = f"{found['delivered']:,}"
     if forwarding.get("last_delivery_ms"):
         delivered += f"; last {clock(forwarding['last_delivery_ms'])}"
     lines.append(_line("Delivered", delivered))
+    if found.get("edge") and found.get("forwarding"):
+        lines.append(_line("Edge", _link(found["edge"])))
     dead = f"{found['dead']:,}" + ("  (see: trackoffline dead)" if found["dead"] else "")
     lines.append(_line("Dead", dead))
     gone = [f"{found[name]:,} {name}" for name in ("expired", "discarded") if found[name]]
@@ -73,8 +75,31 @@ def _line(label: str, text: str) -> str:
     return f"{label:<{LABEL}}{text}"
 
 
+def _road(found: dict[str, Any]) -> dict[str, Any]:
+    """The road the state speaks of: that of Analytics, unless only the other one was used."""
+    forwarding, edge = found.get("forwarding"), found.get("edge")
+    if forwarding and (not edge or forwarding.get("link") != "suspect"):
+        return {"upstream": found.get("upstream"), **forwarding}
+    return edge or forwarding or {}
+
+
+def _link(road: dict[str, Any]) -> str:
+    if road["link"] != "offline":
+        return f"{road['upstream']}: {road['link']}"
+    return f"{road['upstream']}: offline {_since(road)}"
+
+
+def _since(road: dict[str, Any]) -> str:
+    text = f"since {clock(road['since_ms'])}" if "since_ms" in road else "since the start"
+    if road.get("last_failure"):
+        text += f": {road['last_failure']}"
+    if road.get("next_try_seconds") is not None:
+        text += f"; next try in {span(road['next_try_seconds'])}"
+    return text
+
+
 def _state(found: dict[str, Any]) -> tuple[str, str]:
-    forwarding = found.get("forwarding") or {}
+    forwarding = _road(found)
     match found.get("state"):
         case "capture":
             return "Capture", "hits are kept, nothing is sent: there is no [upstream]"
@@ -89,14 +114,9 @@ def _state(found: dict[str, Any]) -> tuple[str, str]:
         ):
             return "Ready", f"nothing has been sent to {found.get('upstream')} yet"
         case "offline":
-            text = f"since {clock(forwarding['since_ms'])}"
-            if forwarding.get("last_failure"):
-                text += f": {forwarding['last_failure']}"
-            if forwarding.get("next_try_seconds") is not None:
-                text += f"; next try in {span(forwarding['next_try_seconds'])}"
-            return "Offline", text
+            return "Offline", _since(forwarding)
         case "online":
-            return "Online", f"{found.get('upstream')} takes hits"
+            return "Online", f"{forwarding.get('upstream')} takes hits"
         case _:
             return "Stopped", "no daemon was asked; what waits is kept"
 

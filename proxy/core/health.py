@@ -33,7 +33,7 @@ def checks(status: Mapping[str, Any], suites: Suites) -> tuple[Check, ...]:
     """Everything that was looked at, in an order that does not change."""
     return tuple(
         check
-        for found in (_storage, _disk, _upstream, _held, _dead, _lost)
+        for found in (_storage, _disk, _upstream, _edge, _held, _dead, _lost)
         for check in found(status)
     ) + tuple(_modes(suites))
 
@@ -59,6 +59,8 @@ def _disk(status: Mapping[str, Any]) -> Iterator[Check]:
 
 def _upstream(status: Mapping[str, Any]) -> Iterator[Check]:
     forwarding = status["forwarding"]
+    if forwarding is None and status.get("edge"):
+        return
     if forwarding is None:
         yield Check("upstream", OK, "capture only: nothing is sent", None)
         return
@@ -72,6 +74,19 @@ def _upstream(status: Mapping[str, Any]) -> Iterator[Check]:
         oldest = span(status["oldest_waiting_seconds"] or 0.0)
         text = f"{server} cannot be reached: {why}; the oldest hit waits for {oldest}"
         yield Check("upstream", WARN, text)
+
+
+def _edge(status: Mapping[str, Any]) -> Iterator[Check]:
+    edge = status.get("edge")
+    if not edge or (status["state"] == "held" and status["forwarding"] is not None):
+        return
+    if status["state"] == "held":
+        yield Check("edge", WARN, "held offline by a person", "go online when it is time")
+    elif edge["link"] != "offline":
+        yield Check("edge", OK, f"{edge['upstream']} takes events")
+    else:
+        why = edge["last_failure"] or "no answer yet"
+        yield Check("edge", WARN, f"{edge['upstream']} cannot be reached: {why}")
 
 
 def _held(status: Mapping[str, Any]) -> Iterator[Check]:
