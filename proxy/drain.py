@@ -53,8 +53,10 @@ PAGES_AT_ONCE = 2
 MOST_EARLY = 10_000
 LAST_TS = 100_000
 COMPARE_S = 60.0
-# A client waits for the reply to its hit while no more than so many of its lane go before.
+# A client waits for the reply to its hit while no more than so many of its lane go before, and
+# the pace has no longer pause than this.
 FEW = 8
+SOON_S = 0.5
 AGAIN_S = 1.0  # what the disk refused, and what a limit dropped, is looked at so often
 
 
@@ -197,9 +199,11 @@ class Drain:
 
     def goes_soon(self, lane: int) -> bool:
         """Whether a hit of this lane that is stored now may be sent in a moment."""
+        now = asyncio.get_running_loop().time()
         return (
             self.is_open
             and not self._ending.is_set()
+            and self.pace.next_at(now) <= now + SOON_S
             and self._schedule.behind(lane) < FEW
             and not self._unread.may_hold(lane)
         )

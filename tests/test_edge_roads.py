@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 import signal
 import sqlite3
 from collections import defaultdict
@@ -83,8 +84,12 @@ def by_visitor(edge: FakeCollector) -> dict[str, list[int]]:
 
 
 def empty(got: Answer) -> bool:
-    """What a page makes nothing of: a success without content."""
-    return got.status == 200 and got.json()["handle"] == []
+    """Our own answer, of which a page makes nothing; that of the fake Edge is numbered."""
+    return (
+        got.status == 200
+        and got.json()["handle"] == []
+        and re.search("-0{8}", got.json()["requestId"]) is None
+    )
 
 
 # --- the endpoints ---------------------------------------------------------------------------
@@ -247,6 +252,23 @@ async def test_a_captive_portal_is_an_outage(serve: Serve, edge: FakeCollector) 
     await daemon.until(lambda status: status["edge"]["link"] == "offline")
     edge.heal()
     await daemon.until(lambda status: status["delivered"] == 1)
+
+
+async def test_while_a_link_is_tried_again_and_again_no_page_waits_for_it(
+    serve: Serve, edge: FakeCollector
+) -> None:
+    """Connections succeed, answers are another's: each page is answered long before a timeout."""
+    edge.always(captive_portal())
+    slow = {"retry.first": "20s", "retry.max": "2h"}
+    daemon = await serve(None, {**settings(edge), **slow})
+    await send(daemon, "1", 1, call="v1/collect")
+    await daemon.until(lambda status: status["edge"]["link"] == "offline")
+    edge.always(latency(0.2) | captive_portal())
+    await daemon.tell("/api/v1/forwarding/retry")
+    await edge.wait_for(2)
+    began = asyncio.get_running_loop().time()
+    assert empty(await send(daemon, "2", 2))
+    assert asyncio.get_running_loop().time() - began < 5
 
 
 async def test_a_slow_edge_is_waited_for_and_no_longer_than_its_timeout(
