@@ -22,6 +22,7 @@ from proxy.core.hit import Failure, Hit, Received, Reply, Request
 from proxy.core.moment import Boots
 from proxy.errors import QueueUnavailable
 from proxy.shell.clock import Clock
+from proxy.shell.queue import Feed
 
 T = TypeVar("T")
 
@@ -104,6 +105,7 @@ class Hits:
         self.page_hits = page_hits
         self.news = asyncio.Event()
         self.arrivals: deque[tuple[int, int]] | None = None
+        self.feeds: list[Feed] = []
         self.clock: Clock = LoopClock()
         self.disk_s = disk_s
         self.boots = Boots(1, {1: self.clock.wall_ms() - self.clock.ms()})
@@ -127,10 +129,17 @@ class Hits:
         received = Received(boot, self.clock.ms())
         self.waiting[self.last_id] = Hit(self.last_id, lane, received, request)
         if told:
-            if self.arrivals is not None:
-                self.arrivals.append((self.last_id, lane))
-            self.news.set()
+            feeds: list[Feed | Hits] = [self, *self.feeds]
+            for told_of in feeds:
+                if told_of.arrivals is not None:
+                    told_of.arrivals.append((self.last_id, lane))
+                told_of.news.set()
         return self.last_id
+
+    def feed(self) -> Feed:
+        """For a drain beside the one that reads `news` and `arrivals`."""
+        self.feeds.append(Feed())
+        return self.feeds[-1]
 
     def drop(self, through: int) -> list[int]:
         """A limit takes the hits up to this id away, but for those in flight."""
@@ -204,7 +213,7 @@ class Hits:
         self.flying.pop(hit, None)
 
     async def delivered(self, hit: Hit, status: int, ts: int | None) -> None:
-        assert status == 200
+        assert status in {200, 204}
         assert hit.id in self.flying
         await self._write()
         del self.waiting[hit.id]
