@@ -32,11 +32,13 @@ from proxy.fake import (
     down,
     endless_body,
     garbage,
+    identifies,
     latency,
     limit_data,
     line,
     ok,
     pccr,
+    problem,
     rate_limit,
     redirect,
     reset_peer,
@@ -995,3 +997,44 @@ async def test_by_hand_and_quiet_it_only_counts() -> None:
     lines = [each async for each in process.stdout] if process.stdout else []
     assert lines[-1] == b"requests 3 answered 3 connections 1 malformed 0\n"
     assert await process.wait() == 0
+
+
+# --- the Edge Network ------------------------------------------------------------------------
+
+
+def to_edge(call: bytes, body: bytes = b"{}") -> bytes:
+    return get(b"/ee/" + call + b"?configId=a&requestId=r", method=b"POST", body=body)
+
+
+async def test_edge_knows_its_endpoints() -> None:
+    """Events, media, consent and identity; what else is asked for is not there."""
+    async with FakeCollector() as edge, connected(edge) as client:
+        for call in (b"v1/interact", b"va/v1/sessionStart", b"v1/privacy/set-consent"):
+            status, _, body = await client.ask(to_edge(call))
+            assert status == 200
+            assert body.endswith(b'"handle": []}')
+        assert (await client.ask(to_edge(b"v1/other")))[0] == 404
+
+
+async def test_edge_gives_an_identity_to_who_has_none() -> None:
+    """In the body, as for a page of another domain."""
+    key = b"kndctr_ORG_AdobeOrg_identity"
+    async with FakeCollector() as edge, connected(edge) as client:
+        edge.always(identifies("ORG@AdobeOrg", "7" * 38))
+        _, _, stranger = await client.ask(to_edge(b"v1/interact", b'{"events":[{"xdm":{}}]}'))
+        _, _, known = await client.ask(to_edge(b"v1/interact", b'{"x":"%s"}' % key))
+    assert b'"type": "state:store"' in stranger
+    assert key in stranger
+    assert b'"handle": []' in known
+    assert [hit.events for hit in edge.received] == [[{"xdm": {}}], []]
+
+
+async def test_an_error_of_edges_is_problem_details() -> None:
+    """With the number of Adobe's page, and what it says of trying again."""
+    async with FakeCollector() as edge, connected(edge) as client:
+        edge.will(problem("0201-503", "later", retry_after=7))
+        status, headers, body = await client.ask(to_edge(b"v1/collect"))
+    assert status == 503
+    assert headers[b"content-type"] == b"application/problem+json"
+    assert headers[b"retry-after"] == b"7"
+    assert b"EXEG-0201-503" in body
