@@ -54,7 +54,9 @@ async def filled(tmp_path: Path) -> Filled:
         loops.create_task(queue.run())
         for number in range(1, HITS + 1):
             at = Received(queue.boots.current, queue.clock.ms())
-            (id_,) = await queue.add([NewHit(number % 7, at, content(number))])
+            # Lanes of both protocols: 63 bits, on either side of zero.
+            lane = (number % 7 - 3) << 60
+            (id_,) = await queue.add([NewHit(lane, at, content(number))])
             waiting[id_] = content(number)
         hits = await queue.fetch(range(1, HITS + 1))
         for hit in hits[:40]:
