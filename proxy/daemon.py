@@ -188,8 +188,11 @@ class Daemon:
             self.roads,
             connections(most_in_flight(settings)),
         )
-        self.reading = Reading(queue, self.drain, lambda: self.suites, self.server)
-        incoming = Incoming(queue, lambda: self.suites, is_capture=not roads)
+        drains = [road.drain for road in roads]
+        self.reading = Reading(queue, drains, lambda: self.suites, self.server)
+        incoming = Incoming(
+            queue, lambda: self.suites, lambda: self.intake.spoken, is_capture=not roads
+        )
         self.hits = Hits(self.reading)
         self.events = Events(Live(self.desk, self.reading))
         self.admin = Admin(

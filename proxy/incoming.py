@@ -10,12 +10,13 @@ from __future__ import annotations
 
 import math
 import secrets
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from proxy import __version__
-from proxy.core import reception, render
+from proxy.core import render
 from proxy.core.hit import NewHit, Received, Request, Suites
+from proxy.core.protocols import Protocol, hearing
 from proxy.core.reception import Refuse, Take
 from proxy.shell.queue import Queue
 
@@ -26,9 +27,15 @@ class Incoming:
     """What a running daemon can be given by a person."""
 
     def __init__(
-        self, queue: Queue, suites: Callable[[], Suites], *, is_capture: bool = False
+        self,
+        queue: Queue,
+        suites: Callable[[], Suites],
+        spoken: Callable[[], Sequence[Protocol]],
+        *,
+        is_capture: bool = False,
     ) -> None:
         self._queue, self._suites, self._is_capture = queue, suites, is_capture
+        self._spoken = spoken
 
     def usual_suite(self) -> str | None:
         """The report suite of a test hit; None when there are several to choose from."""
@@ -66,7 +73,7 @@ class Incoming:
         return count
 
     async def _store(self, request: Request, at_ms: float | None) -> list[int]:
-        taken = reception.receive(request, "", self._suites())
+        taken = hearing(self._spoken(), request.target).receive(request, "")
         match taken:
             case Take():
                 at = self._received(at_ms)

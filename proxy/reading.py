@@ -34,11 +34,11 @@ class Reading:
     def __init__(
         self,
         queue: Queue,
-        drain: Drain | None,
+        drains: Sequence[Drain],
         suites: Callable[[], Suites],
         server: str | None = None,
     ) -> None:
-        self._queue, self._drain, self._suites = queue, drain, suites
+        self._queue, self._drains, self._suites = queue, drains, suites
         self._base_url = Told().base_url if server is None else server
         self._suites_said, self._suites_until = b"", -inf
         self._reader = Reader(queue.path, self._told)
@@ -135,7 +135,7 @@ class Reading:
 
     def moment(self) -> object:
         """Something that is different once anything has changed."""
-        return self._queue.ledger, self._queue.last_id, self._drain and self._drain.flying
+        return self._queue.ledger, self._queue.last_id, self._flying()
 
     async def examine(self, after: int) -> dict[str, Any]:
         """What is wrong with the newest hits behind this id, by rule."""
@@ -157,10 +157,10 @@ class Reading:
         return reply
 
     def _told(self) -> Told:
-        drain = self._drain
-        return Told(
-            self._suites(),
-            self._base_url,
-            frozenset() if drain is None else drain.flying,
-            {} if drain is None else drain.tries(MOST_TRIES),
-        )
+        tries: dict[int, int] = {}
+        for drain in self._drains:
+            tries |= drain.tries(MOST_TRIES)
+        return Told(self._suites(), self._base_url, self._flying(), tries)
+
+    def _flying(self) -> frozenset[int]:
+        return frozenset[int]().union(*(drain.flying for drain in self._drains))

@@ -488,6 +488,23 @@ async def test_people_who_look_at_hits_find_events_among_them(
     assert len((await daemon.ask("/api/v1/hits")).json()["hits"]) == 2
 
 
+async def test_an_event_can_be_exported_and_brought_back(
+    serve: Serve, adobe: FakeCollector, edge: FakeCollector
+) -> None:
+    """It is judged again by its own protocol, and sent on its own road."""
+    daemon = await serve(adobe, settings(edge))
+    await edge.cut()
+    await send(daemon, "1", call="v1/collect")
+    exported = (await daemon.ask("/api/v1/hits.ndjson?unredacted=1")).body
+    got = await daemon.ask(
+        "/api/v1/hits/import", "POST", {"Content-Type": "application/x-ndjson"}, exported
+    )
+    assert got.status == 200, got.body
+    await edge.restore()
+    await daemon.until(lambda status: status["delivered"] == 2)
+    assert names(edge) == ["1", "1"]
+
+
 async def test_the_lane_tells_the_protocol_on_disk(
     serve: Serve, adobe: FakeCollector, edge: FakeCollector
 ) -> None:

@@ -199,7 +199,7 @@ async def test_the_numbers_of_suites_are_whole_and_kept_a_moment(
     """A page that asks each second does not have every hit counted each second."""
     await queue.add([new_hit(number) for number in range(1_200)])
     monkeypatch.setattr(reading_module, "KEEP_S", 60.0)
-    reading = Reading(queue, None, lambda: Suites({}))
+    reading = Reading(queue, [], lambda: Suites({}))
     try:
         first = json.loads(await reading.suites())
         await queue.add([new_hit(1_200)])

@@ -177,7 +177,7 @@ async def test_events_are_for_those_who_may_ask(guarded: Served) -> None:
 async def test_nothing_is_noted_while_nobody_listens(queue: Queue) -> None:
     """The queue keeps a list of what changed for listeners only, and a short one."""
     desk = Desk(queue, None, None, 0.0, asyncio.get_running_loop().time)
-    live = Live(desk, Reading(queue, None, lambda: Suites({})))
+    live = Live(desk, Reading(queue, [], lambda: Suites({})))
     assert queue.landed is None
 
     with live.listening(), live.listening():
