@@ -68,8 +68,10 @@ class Kiosk:
         self._open = contextlib.AsyncExitStack()
 
     async def start(self) -> None:
-        from playwright.async_api import async_playwright  # noqa: PLC0415 - may be absent
-
+        try:
+            from playwright.async_api import async_playwright  # noqa: PLC0415 - may be absent
+        except ImportError:
+            absent("playwright")
         program = next(filter(None, map(shutil.which, CHROMIUM)), None)
         if program is None:
             absent("Chromium")
@@ -150,7 +152,6 @@ async def edge() -> AsyncIterator[FakeCollector]:
 async def kiosk(
     process: Launch, edge: FakeCollector, shop: str, tmp_path: Path
 ) -> AsyncIterator[Kiosk]:
-    pytest.importorskip("playwright")
     cert, key = certificates.make(tmp_path, "kiosk")
     (tls,) = free_ports(1)
     daemon = process(
