@@ -533,13 +533,14 @@ class Drain:
             self._feed.news.set()
 
     async def _send(self, hit: Hit, began: float, recalls: int) -> None:
+        await self._insist(self._hits.note_clock)
+        # From here to the send nothing is awaited: a reload meanwhile would be too late for it.
         try:
             opened = self.protocol.open(hit)
         except NotABeacon as error:
             self._spare(recalls)
             await self._bury(hit, f"its stored form is no hit: {error}", None)
             return
-        await self._insist(self._hits.note_clock)
         boots, now_ms = self._hits.boots, self._hits.clock.ms()
         decision = opened.decide(boots.age_ms(hit.received, now_ms) / 1000)
         if not isinstance(decision, stamp.Send):
