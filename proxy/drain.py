@@ -748,7 +748,7 @@ class Drain:
     async def _never_again(self, hit: Hit, trial: _Trial, reason: str, status: int | None) -> None:
         """The reply its client waited for is lost: a person says whether it is sent once more.
 
-        docs/design/0012 has the reasons.
+        docs/design/0013 has the reasons.
         """
         trial.failures += 1
         self._trials[hit.id] = trial

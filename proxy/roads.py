@@ -2,7 +2,7 @@
 
 Rule: what happens on one road is felt on no other; they share the queue, and nothing else.
 Non-rule: decides nothing about hits, and speaks no protocol.
-Source: docs/design/0012.
+Source: docs/design/0013.
 """
 
 from __future__ import annotations

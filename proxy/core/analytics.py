@@ -3,7 +3,7 @@
 Rule: no rule of its own.  Reading is `beacon`, intake `reception`, time `stamp`, the meaning
 of an answer `verdict`.
 Non-rule: no clock, no queue.
-Source: docs/design/0012.
+Source: docs/design/0013.
 """
 
 from __future__ import annotations

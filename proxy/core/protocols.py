@@ -4,7 +4,7 @@ Rule: intake, queue and drain speak of hits; how one is read, answered, stamped,
 judged is its protocol's alone.  Which protocol a stored hit is of is told by its lane, so that
 a drain takes its own from the queue without looking into them.
 Non-rule: no protocol knows of another, of a queue or of a road.
-Source: docs/design/0012.
+Source: docs/design/0013.
 """
 
 from __future__ import annotations

@@ -11,7 +11,7 @@
 Rule: what is stored is sent with its own time, byte for byte otherwise, and without a token.
 Its lane is below zero, so that each drain knows its own hits.
 Non-rule: no clock, no queue; where Edge is, is the road's to know.
-Source: Adobe's Edge Network API pages; docs/design/0012.
+Source: Adobe's Edge Network API pages; docs/design/0013.
 """
 
 from __future__ import annotations
