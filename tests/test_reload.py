@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import shutil
 import signal
+import sqlite3
 import ssl
 from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
@@ -115,11 +116,8 @@ async def test_suites_change_under_an_open_connection(process: Launch) -> None:
         assert await client.send(hit(2)) == 200
 
 
-async def test_held_hits_are_released_by_the_mode_they_wait_for(
-    process: Launch, adobe: FakeCollector, open_queue: OpenQueue
-) -> None:
-    """Told the mode of their suite, they go out with their own seconds; the others stay."""
-    daemon = process(adobe)
+async def held(daemon: Process, open_queue: OpenQueue) -> None:
+    """A started daemon in which three late hits of each of two suites wait for their mode."""
     clock = FakeClock()  # of years ago: they are late
     queue = await open_queue(clock=clock, path=daemon.queue_file)
     for suite in ("examplersid", "another"):
@@ -132,6 +130,14 @@ async def test_held_hits_are_released_by_the_mode_they_wait_for(
     await queue.close()
     await daemon.start()
     await daemon.until(lambda found: found["held"] == 6)
+
+
+async def test_held_hits_are_released_by_the_mode_they_wait_for(
+    process: Launch, adobe: FakeCollector, open_queue: OpenQueue
+) -> None:
+    """Told the mode of their suite, they go out with their own seconds; the others stay."""
+    daemon = process(adobe)
+    await held(daemon, open_queue)
     assert not adobe.received
     await reload(daemon, REQUIRED, adobe)
     found = await daemon.until(lambda found: found["delivered"] == 3)
@@ -143,6 +149,26 @@ async def test_held_hits_are_released_by_the_mode_they_wait_for(
     ]
     assert (found["held"], list(found["held_suites"])) == (3, ["another"])
     await said(daemon, "held hits are released")
+
+
+async def test_what_the_disk_did_not_release_keeps_nothing_else_back(
+    process: Launch, adobe: FakeCollector, open_queue: OpenQueue
+) -> None:
+    """The daemon lives, what was released goes out, and the rest is asked for again."""
+    daemon = process(adobe)
+    await held(daemon, open_queue)
+    with contextlib.closing(sqlite3.connect(daemon.queue_file)) as db:
+        db.execute(
+            "CREATE TRIGGER refusing BEFORE DELETE ON held WHEN old.suites = 'examplersid'"
+            " BEGIN SELECT raise(ABORT, 'refused'); END"
+        )
+        await reload(daemon, REQUIRED | {"suites.known.another.timestamps": "required"}, adobe)
+        await said(daemon, "held hits could not be released")
+        found = await daemon.until(lambda found: found["delivered"] == 3)
+        assert list(found["held_suites"]) == ["examplersid"]
+        db.execute("DROP TRIGGER refusing")
+
+    await daemon.until(lambda found: found["delivered"] == 6, 20)
 
 
 async def test_the_rate_changes_while_a_backlog_leaves(
