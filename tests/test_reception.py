@@ -106,6 +106,32 @@ def test_a_lane_is_a_visitor() -> None:
     assert get.lane == post.lane == inserted.lane != other.lane
 
 
+@pytest.mark.parametrize(
+    "query, peer",
+    [
+        ("mid=7", "192.168.1.7"),
+        ("pageName=a", "127.0.0.1"),
+        ("pageName=a", "::1"),
+        ("pageName=a", "8.8.8.8"),
+    ],
+)
+def test_a_copy_is_known_by_what_is_stored_of_the_hit(query: str, peer: str) -> None:
+    """So it is after a restart, too, wherever its client is."""
+    request = Request("GET", f"/b/ss/opt/1/JS-2.27.0/s1234567?AQB=1&{query}&AQE=1".encode())
+    take = taken(request, peer=peer)
+
+    assert take.copy is not None
+    assert take.copy == beacon.copy_key(reception.stored(take.content))
+
+
+def test_whom_an_address_alone_tells_apart_sends_no_copies_of_others() -> None:
+    """Two devices of one network, without an id, with one constant random segment."""
+    request = Request("GET", b"/b/ss/opt/1/JS-2.27.0/s1234567?AQB=1&pageName=a&AQE=1")
+    one, other = (taken(request, peer=peer) for peer in ("192.168.1.7", "192.168.1.8"))
+
+    assert one.copy != other.copy
+
+
 def test_only_a_request_with_a_random_segment_has_copies() -> None:
     """A hardcoded image is a new hit each time."""
     assert taken(Request("GET", HIT)).copy is not None

@@ -111,6 +111,12 @@ def is_public(peer: str) -> bool:
         return False
 
 
+def is_private(peer: str) -> bool:
+    """Whether an address means another machine of this network, and is not told to Adobe."""
+    here = peer in ("", "::1") or peer.startswith(("127.", "::ffff:127."))
+    return not here and not is_public(peer)
+
+
 def first(headers: Headers, name: bytes) -> bytes | None:
     """The first value of a header; `name` in lower case."""
     for key, value in headers:

@@ -151,8 +151,10 @@ def _hit(request: Request, peer: str, suites: Suites, origin: bytes | None) -> T
     )
     accepted = answer.accepted(said.kind, method=request.method, origin=origin, callback=callback)
     otherwise = answer.unstored(RETRY_AFTER_S, origin=origin)
-    # Of one address are all clients of this machine, and a restart does not know the others.
-    copy = beacon.copy_key(kept, "" if peer.startswith("127.") else peer)
+    # Whom an address alone tells apart is told apart by it here, too. A public one is in `kept`;
+    # of this machine's own all clients are one. A restart does not know the others any more.
+    apart = said.visitor.startswith(b"ip:") and headers.is_private(peer)
+    copy = beacon.copy_key(kept, peer if apart else "")
     return Take(rows, wire.pack(kept), accepted, otherwise, copy, said.suites)
 
 
