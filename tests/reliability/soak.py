@@ -89,8 +89,8 @@ class Soaked:
         )
 
 
-async def soak(folder: Path, seed: int, seconds: float) -> Soaked:
-    """Phases until the time is over, or something is wrong."""
+async def soak(folder: Path, seed: int, seconds: float, least: int = 1) -> Soaked:
+    """Phases until the time is over and `least` of them were, or something is wrong."""
     found = Soaked(seed)
     over = time.monotonic() + seconds
     async with scene(folder, seed, settings=SETTINGS, pause_s=0.01) as here:
@@ -98,7 +98,7 @@ async def soak(folder: Path, seed: int, seconds: float) -> Soaked:
         base: Mapping[str, Any] = await here.daemon.status()
         phase = 0
         async with here.traffic.running():
-            while time.monotonic() < over and not found.wrong:
+            while (time.monotonic() < over or phase < least) and not found.wrong:
                 phase += 1
                 await _phase(here, found)
                 base = await _check(here, found, base, phase)

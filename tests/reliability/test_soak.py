@@ -7,11 +7,12 @@ from pathlib import Path
 import soak
 
 SECONDS = 30.0
+# One phase behind a server that pushed back may use up that time by itself.
+PHASES = 4
 
 
 async def test_through_everything_the_equation_stays_exact(tmp_path: Path) -> None:
     """After each phase all is accounted for, nothing grows beyond its bound or is wedged."""
-    found = await soak.soak(tmp_path, seed=1, seconds=SECONDS)
+    found = await soak.soak(tmp_path, seed=1, seconds=SECONDS, least=PHASES)
 
     assert not found.wrong, found
-    assert found.phases.total() >= 4, found
