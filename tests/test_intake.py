@@ -1065,7 +1065,7 @@ async def test_a_hit_without_a_random_segment_has_no_copies(port: Port) -> None:
 def test_copies_are_known_for_ten_minutes_and_are_bounded() -> None:
     """Later the same bytes are another hit; memory does not grow with them."""
     copies = Copies()
-    copies.remember(b"first", 0.0, None)
+    copies.remember(b"first", (0.0, None))
     assert copies.find(b"first", COPY_WINDOW_S - 1) is not None
     assert copies.find(b"first", COPY_WINDOW_S) is None
     for n in range(MOST_COPIES + 10):

@@ -14,7 +14,8 @@ import hashlib
 import re
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
+from functools import lru_cache
+from typing import NamedTuple
 from urllib.parse import unquote_to_bytes
 
 from proxy.core import headers, insertion
@@ -31,6 +32,8 @@ SUITE = re.compile(rb"[A-Za-z0-9_-][A-Za-z0-9._-]{0,99}")
 MOST_SUITES = 50
 TOO_MANY = f"more than {MOST_SUITES} report suites in one hit"
 REDIRECT = b"4"
+# Of the paths that are kept read; one app sends one, and the rest of it is the same.
+MOST_KEPT = 500
 INSERTION = "6"
 
 # AppMeasurement writes `s` and up to 14 digits, the mobile SDK `s` and up to 8: only a
@@ -61,8 +64,7 @@ AID = re.compile(rb"(?:\||%7C)([0-9A-F]+-[0-9A-F]+)", re.IGNORECASE)
 MID = re.compile(rb"MCMID(?:\||%7C)([0-9]+)", re.IGNORECASE)
 
 
-@dataclass(frozen=True, slots=True)
-class Beacon:
+class Beacon(NamedTuple):
     """What a request says.
 
     `kind` is the response type (`1`, `5.10`, `6`); `suites` the report suites in their
@@ -85,18 +87,11 @@ def read(request: Request, peer: str = "") -> Beacon:
     """
     path, _, query = request.target.partition(b"?")
     match = PATH.fullmatch(path)
-    if match is None or not KIND.fullmatch(match["kind"]):
+    if match is None:
         raise NotABeacon(404, "not a beacon: expected /b/ss/<report suites>/<type>/...")
-    if match["kind"].partition(b".")[0] == REDIRECT:
-        # Type 4 redirects to any address in its query: an open redirect on this host.
-        raise NotABeacon(404, "tracked redirects (response type 4) are not served")
-    kind = match["kind"].decode()
+    kind, suites = _addressed(match[2], match[1])
     if kind == INSERTION:
-        if match["suites"]:
-            # The body names the suites; others in the path would pass by every list of them.
-            raise NotABeacon(404, "XML data insertion names its report suites in its body")
         return _insertion(request)
-    suites = suites_of(match["suites"])
     found = parameters(query, request.body)
     return Beacon(
         kind=kind,
@@ -105,6 +100,29 @@ def read(request: Request, peer: str = "") -> Beacon:
         ts=found.get(b"ts") or None,
         callback=found.get(b"callback"),
     )
+
+
+def _addressed(kind: bytes, segment: bytes) -> tuple[str, tuple[str, ...]]:
+    """The response type and the report suites that a path names."""
+    # Strangers may send what they like: what is kept is few and short.
+    if len(kind) + len(segment) > MOST_KEPT:
+        return _read_path.__wrapped__(kind, segment)
+    return _read_path(kind, segment)
+
+
+@lru_cache(maxsize=256)
+def _read_path(kind: bytes, segment: bytes) -> tuple[str, tuple[str, ...]]:
+    if not KIND.fullmatch(kind):
+        raise NotABeacon(404, "not a beacon: expected /b/ss/<report suites>/<type>/...")
+    if kind.partition(b".")[0] == REDIRECT:
+        # Type 4 redirects to any address in its query: an open redirect on this host.
+        raise NotABeacon(404, "tracked redirects (response type 4) are not served")
+    if kind == INSERTION.encode():
+        if segment:
+            # The body names the suites; others in the path would pass by every list of them.
+            raise NotABeacon(404, "XML data insertion names its report suites in its body")
+        return INSERTION, ()
+    return kind.decode(), suites_of(segment)
 
 
 def _insertion(request: Request) -> Beacon:

@@ -83,4 +83,7 @@ class Protocol(Interface):
 def hearing(protocols: Sequence[Protocol], target: bytes) -> Protocol:
     """The protocol of a request; the last one answers for what is nobody's."""
     path = target.partition(b"?")[0]
-    return next((one for one in protocols if one.hears(path)), protocols[-1])
+    for one in protocols:
+        if one.hears(path):
+            return one
+    return protocols[-1]

@@ -11,7 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from json import loads
 from math import inf
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from proxy.core import answer, beacon, headers, insertion, stamp, wire
 from proxy.core.answer import Answer
@@ -34,16 +34,14 @@ class Relay(Protocol):
     def __call__(self, reply: Reply) -> Answer | None: ...
 
 
-@dataclass(frozen=True, slots=True)
-class Row:
+class Row(NamedTuple):
     """One row for the queue."""
 
     lane: int
     suites: tuple[str, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Take:
+class Take(NamedTuple):
     """Store `rows` with `content`, then give `answer`; `otherwise` when that fails.
 
     `copy` is what a resent copy of this hit would have in common with it, if that can be told;

@@ -9,8 +9,8 @@ for; docs/design/0001.  Its `handler_cancellation` stays off: a client that hang
 not undo a hit, held by a test.
 
 Two roads lead to the same answer.  Most hits are a GET without a body, and take the short one
-(`_Connection.start`): aiohttp's parser, our answer in one write, and none of its request, task
-and response between.  Whatever else comes takes aiohttp's own.
+(`_Connection._go_on`): aiohttp's parser, our answer in one write when the commit calls back, and
+none of its request, task and response between.  Whatever else comes takes aiohttp's own.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ import logging
 import socket
 import ssl
 from collections import OrderedDict, deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass, field, replace
 from email.utils import formatdate
-from functools import lru_cache
+from functools import lru_cache, partial
 from http import HTTPStatus
 from time import time
 from typing import Protocol, TypeVar
@@ -77,10 +77,17 @@ COPIES_AFTER_RESTART = 4_096
 T = TypeVar("T")
 
 
+# Who is told the answer; None: the connection ends without one, for nobody knows what became of
+# the hit.  Called once, from the event loop; it must not fail.
+Tell = Callable[[Answer | None], None]
+
+
 class Store(Protocol):
     """What the intake asks of the queue."""
 
-    async def add(self, hits: Sequence[NewHit]) -> list[int]: ...
+    def put(
+        self, hits: Sequence[NewHit], tell: Callable[[list[int] | QueueError | None], None]
+    ) -> None: ...
 
     async def newest(self, count: int, say: Callable[[bytes], T]) -> list[T]: ...
 
@@ -116,28 +123,26 @@ class Listening:
     linger_s: float = 2.0
 
 
+# When a hit was seen, and until its commit: who came with a copy of it meanwhile.
+Seen = tuple[float, list[Callable[[], None]] | None]
+
+
 @dataclass(slots=True)
 class Copies:
-    """Hits seen lately, by what a resent copy has in common with them.
+    """Hits seen lately, by what a resent copy has in common with them."""
 
-    The value is when it was seen and, until its commit, the future of that commit.
-    """
+    seen: OrderedDict[bytes, Seen] = field(default_factory=OrderedDict)
 
-    seen: OrderedDict[bytes, tuple[float, asyncio.Future[None] | None]] = field(
-        default_factory=OrderedDict
-    )
-
-    def find(self, key: bytes, now: float) -> tuple[float, asyncio.Future[None] | None] | None:
+    def find(self, key: bytes, now: float) -> Seen | None:
         entry = self.seen.get(key)
         return entry if entry is not None and now - entry[0] < COPY_WINDOW_S else None
 
-    def remember(self, key: bytes, now: float, commit: asyncio.Future[None] | None) -> None:
-        self.seen[key] = (now, commit)
-        self.seen.move_to_end(key)
-        while (
-            len(self.seen) > MOST_COPIES or now - next(iter(self.seen.values()))[0] > COPY_WINDOW_S
-        ):
-            self.seen.popitem(last=False)
+    def remember(self, key: bytes, entry: Seen) -> None:
+        seen = self.seen
+        seen[key] = entry
+        seen.move_to_end(key)
+        while len(seen) > MOST_COPIES or entry[0] - next(iter(seen.values()))[0] > COPY_WINDOW_S:
+            seen.popitem(last=False)
 
 
 class Intake:
@@ -162,6 +167,8 @@ class Intake:
         self._copies = Copies()
         self._door = Door(most_connections, lambda: store.tally("refused.connections"))
         self._servers: list[_Server] = []
+        self._loop = asyncio.get_running_loop()
+        self._waited: set[asyncio.Task[Answer]] = set()
 
     async def start(self, where: Listening, opened: socket.socket | None = None) -> tuple[str, int]:
         """Listen; the address really bound.  OSError when it cannot be.
@@ -179,7 +186,7 @@ class Intake:
         keys = await self._store.newest(COPIES_AFTER_RESTART, self._copy_key)
         for key in reversed(keys):
             if key is not None:
-                self._copies.remember(key, now, None)
+                self._copies.remember(key, (now, None))
 
     def _copy_key(self, content: bytes) -> bytes | None:
         request = reception.stored(content)
@@ -199,18 +206,56 @@ class Intake:
 
     async def answer(self, request: Request, peer: str) -> Answer:
         """The answer to one request that is whole and for us."""
-        protocol = protocols.hearing(self.spoken, request.target)
-        todo = protocol.receive(request, peer)
+        given: asyncio.Future[Answer] = self._loop.create_future()
+
+        def tell(said: Answer | None) -> None:
+            if given.done():
+                return
+            if said is None:
+                given.cancel()
+            else:
+                given.set_result(said)
+
+        self.begin(request, peer, tell)
+        return await given
+
+    def begin(self, request: Request, peer: str, tell: Tell) -> None:
+        """Have a request judged that is whole and for us, and its hit stored; `tell` the answer."""
+        try:
+            protocol = protocols.hearing(self.spoken, request.target)
+            todo = protocol.receive(request, peer)
+        except Exception as error:  # noqa: BLE001 - its traceback is logged
+            tell(self.failed(error))
+            return
         match todo:
             case Take():
-                return await self._take(todo, protocol)
+                self._once(todo, protocol, tell)
             case Refuse():
                 if todo.tally:
                     self._store.tally(todo.tally)
-                return todo.answer
+                tell(todo.answer)
             case Pass():
-                reply = await self._roads.ask(protocol.name, todo.request, todo.within_s)
-                return (reply and todo.relay(reply)) or todo.otherwise
+                self._later(self._passed(todo, protocol), tell)
+
+    async def _passed(self, todo: Pass, protocol: protocols.Protocol) -> Answer:
+        reply = await self._roads.ask(protocol.name, todo.request, todo.within_s)
+        return (reply and todo.relay(reply)) or todo.otherwise
+
+    def _later(self, coming: Coroutine[None, None, Answer], tell: Tell) -> None:
+        """Tell an answer that has to be waited for."""
+
+        def ended(task: asyncio.Task[Answer]) -> None:
+            self._waited.discard(task)
+            if task.cancelled():
+                tell(None)
+            elif (error := task.exception()) is not None:
+                tell(self.failed(error))
+            else:
+                tell(task.result())
+
+        task = self._loop.create_task(coming)
+        self._waited.add(task)
+        task.add_done_callback(ended)
 
     def head(
         self, method: str, path: str, version: HttpVersion, raw: Headers, where: Listening
@@ -243,55 +288,75 @@ class Intake:
         body = await self._body(message, where.max_request - len(request.target), where.body_s)
         return body if isinstance(body, Answer) else replace(request, body=body)
 
-    async def _take(self, take: Take, protocol: protocols.Protocol) -> Answer:
+    def _once(self, take: Take, protocol: protocols.Protocol, tell: Tell) -> None:
+        """Store it, unless it is a copy of a hit that is stored, or is about to be."""
+        key, now = take.copy, self._loop.time()
+        if key is None:
+            self._put(take, protocol, tell)
+            return
+        seen = self._copies.find(key, now)
+        if seen is None:
+            self._copies.remember(key, (now, []))
+            self._put(take, protocol, tell)
+        elif seen[1] is None:
+            self._store.tally("repeated")
+            tell(take.answer)
+        else:
+            # The first one is on its way to the disk; if it gets there, this is a copy.
+            seen[1].append(partial(self._once, take, protocol, tell))
+
+    def _put(self, take: Take, protocol: protocols.Protocol, tell: Tell) -> None:
+        reached(Point.ACCEPT_BEFORE)
         # Asked before it is stored: then it is not yet one of those that it would wait for.
         waits = take.relay is not None and self._roads.goes_soon(protocol.name, take.rows[0].lane)
-        ids = await self._once(take)
-        if not isinstance(ids, list):
-            return ids
-        self.received.add(take.suites, protocol.known)
-        if waits and take.relay is not None:
-            reply = await self._roads.reply(protocol.name, ids[0])
-            return (reply and take.relay(reply)) or take.answer
-        return take.answer
-
-    async def _once(self, take: Take) -> list[int] | Answer:
-        """Store it, unless it is a copy: the ids it got, or the answer if it got none."""
-        if take.copy is None:
-            return await self._store_hit(take)
-        loop = asyncio.get_running_loop()
-        while (seen := self._copies.find(take.copy, loop.time())) is not None:
-            _, pending = seen
-            if pending is None:
-                self._store.tally("repeated")
-                return take.answer
-            # The first one is on its way to the disk; if it gets there, this is a copy.
-            await asyncio.wait([pending])
-        commit: asyncio.Future[None] = loop.create_future()
-        self._copies.remember(take.copy, loop.time(), commit)
+        stored = partial(self._stored, take, protocol, tell, waits)
         try:
-            got = await self._store_hit(take)
-        finally:
-            commit.set_result(None)
-            self._copies.seen.pop(take.copy, None)
-        if isinstance(got, list):
-            self._copies.remember(take.copy, loop.time(), None)
-        return got
+            at = self._now()
+            hits = [NewHit(row.lane, at, take.content, row.suites) for row in take.rows]
+            self._store.put(hits, stored)
+        except Exception as error:  # noqa: BLE001 - its traceback is logged
+            stored(error)
 
-    async def _store_hit(self, take: Take) -> list[int] | Answer:
-        reached(Point.ACCEPT_BEFORE)
-        at = self._now()
-        hits = [NewHit(row.lane, at, take.content, row.suites) for row in take.rows]
-        try:
-            ids = await self._store.add(hits)
-        except QueueFull as error:
-            self._store.tally(f"refused.{error.reason}")
-            return take.otherwise
-        except QueueError:
-            self._store.tally("refused.storage")
-            return take.otherwise
-        reached(Point.ACCEPT_AFTER)
-        return ids
+    def _stored(
+        self,
+        take: Take,
+        protocol: protocols.Protocol,
+        tell: Tell,
+        waits: bool,
+        said: list[int] | Exception | None,
+    ) -> None:
+        """The hit is on disk, or is not: who sent it is told, and who sent a copy meanwhile."""
+        copies = self._noted(take.copy, isinstance(said, list))
+        if isinstance(said, list):
+            reached(Point.ACCEPT_AFTER)
+            self.received.add(take.suites, protocol.known)
+            if waits:
+                self._later(self._relayed(take, protocol, said[0]), tell)
+            else:
+                tell(take.answer)
+        elif said is None:
+            tell(None)
+        elif isinstance(said, QueueError):
+            reason = said.reason if isinstance(said, QueueFull) else "storage"
+            self._store.tally(f"refused.{reason}")
+            tell(take.otherwise)
+        else:
+            tell(self.failed(said))
+        for copy in copies:
+            copy()
+
+    def _noted(self, key: bytes | None, is_stored: bool) -> Sequence[Callable[[], None]]:
+        """Remember that a hit is stored, or forget it; who came with a copy meanwhile."""
+        if key is None:
+            return ()
+        _, copies = self._copies.seen.pop(key, (0.0, None))
+        if is_stored:
+            self._copies.remember(key, (self._loop.time(), None))
+        return copies or ()
+
+    async def _relayed(self, take: Take, protocol: protocols.Protocol, hit: int) -> Answer:
+        reply = await self._roads.reply(protocol.name, hit)
+        return (reply and take.relay and take.relay(reply)) or take.answer
 
     async def _body(self, message: web.BaseRequest, most: int, within_s: float) -> bytes | Answer:
         """The whole body; 413 as soon as it is known to be too large, 408 when it stalls."""
@@ -387,10 +452,13 @@ class _Connection(web.RequestHandler):
     """One client; what cannot be parsed is answered and counted as everything else is."""
 
     __slots__ = (
+        "_asked",
         "_body",
         "_broken",
         "_first",
+        "_handed_over",
         "_intake",
+        "_is_going",
         "_lost",
         "_most_unread",
         "_peer",
@@ -414,6 +482,10 @@ class _Connection(web.RequestHandler):
         self._most_unread = where.max_request + FRAMING
         self._peer = ""
         self._lost = asyncio.Event()
+        # The request of the short road that is being answered.
+        self._asked: RawRequestMessage | None = None
+        self._is_going = False
+        self._handed_over = self._loop.create_future()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         address = transport.get_extra_info("peername")
@@ -431,44 +503,34 @@ class _Connection(web.RequestHandler):
         super().connection_lost(exc)
 
     async def start(self) -> None:
-        """The short road, up to the first request that is none for it.
+        """What aiohttp runs for each connection: nothing, up to the first request of the long road.
+
+        It reads on from there, with whatever follows.
+        """
+        await self._handed_over
+        if self._manager is not None:
+            await super().start()
+
+    def _go_on(self) -> None:
+        """The short road: ask for the next request's answer, unless one is being waited for.
 
         From aiohttp's `start`, what a hit needs: the order of the answers, the count, reading
         on when pipelined requests were held back, waiting at a shutdown, the clock of an idle
-        connection.  What it spares is about half of what aiohttp costs a hit.
+        connection.  What it spares is most of what aiohttp costs a hit.
         """
-        manager = self._manager
-        while manager is not None and not self._force_close:
-            if not self._messages:
-                self._waiter = self._loop.create_future()
-                try:
-                    await self._waiter
-                finally:
-                    self._waiter = None
+        if self._is_going:
+            return  # an answer was there at once: the loop below goes on
+        self._is_going = True
+        while self._messages and not (
+            self._asked or self._paused or self._close or self._force_close
+        ):
             message = self._short()
             if message is None:
-                if self._manager is not None:
-                    await super().start()
-                return
-            manager.requests_count += 1
-            self._request_in_progress = True
-            try:
-                keeps = await self._answer(message)
-            finally:
-                self._request_in_progress = False
-                if self._handler_waiter is not None:
-                    self._handler_waiter.set_result(None)
-            if not keeps or self._close:
+                if not self._handed_over.done():
+                    self._handed_over.set_result(None)
                 break
-            self._next_keepalive_close_time = self._loop.time() + self._keepalive_timeout
-            if self._keepalive_handle is None:
-                self._keepalive_handle = self._loop.call_at(
-                    self._next_keepalive_close_time, self._process_keepalive
-                )
-        if not self._force_close:
-            self._task_handler = None
-            if self.transport is not None:
-                self.transport.close()
+            self._ask(message)
+        self._is_going = False
 
     def _short(self) -> RawRequestMessage | None:
         """The next request, taken, if it is one for the short road; else it stays."""
@@ -487,24 +549,80 @@ class _Connection(web.RequestHandler):
             self._resume_reading_if_drained()
         return message
 
-    async def _answer(self, message: RawRequestMessage) -> bool:
-        """Answer a request without a body; whether another may follow."""
-        keeps = not message.should_close
+    def _ask(self, message: RawRequestMessage) -> None:
+        """Have a request without a body answered."""
+        if self._manager is not None:
+            self._manager.requests_count += 1
+        self._asked = message
+        self._request_in_progress = True
         try:
             given = self._intake.head(
                 message.method, message.path, message.version, message.raw_headers, self._where
             )
-            if not isinstance(given, Answer):
-                given = await self._intake.answer(given, self._peer)
         except Exception as error:  # noqa: BLE001 - its traceback is logged
-            given, keeps = self._intake.failed(error), False
-        keeps = keeps and given.status not in LAST
-        if self.transport is None:
-            return False
-        self.transport.write(_written(given, keeps, message.version, message.method))
+            given = self._intake.failed(error)
+        if isinstance(given, Answer):
+            self._tell(given)
+        else:
+            self._intake.begin(given, self._peer, self._tell)
+
+    def _tell(self, given: Answer | None) -> None:
+        """Write the answer to what was asked; then the next, or the end."""
+        message, self._asked = self._asked, None
+        self._request_in_progress = False
+        if self._handler_waiter is not None and not self._handler_waiter.done():
+            self._handler_waiter.set_result(None)
+        if message is None or self.transport is None:
+            return
+        keeps = given is not None and not message.should_close and given.status not in LAST
+        if given is not None:
+            self.transport.write(_written(given, keeps, message.version, message.method))
         self._answered()
         reached(Point.ACCEPT_ANSWERED)
-        return keeps
+        if not keeps or self._close:
+            self.close()
+            self.transport.close()
+            return
+        self._next_keepalive_close_time = self._loop.time() + self._keepalive_timeout
+        if self._keepalive_handle is None:
+            self._keepalive_handle = self._loop.call_at(
+                self._next_keepalive_close_time, self._process_keepalive
+            )
+        if self._messages:
+            self._go_on()
+
+    def resume_writing(self) -> None:
+        """The client reads its answers again; while it did not, nothing more was asked for it."""
+        super().resume_writing()
+        if not self._handed_over.done():
+            self._go_on()
+
+    def close(self) -> None:
+        """Ask nothing more."""
+        super().close()
+        self._handed_over.cancel()
+
+    def force_close(self) -> None:
+        """Nothing more in either direction."""
+        super().force_close()
+        self._handed_over.cancel()
+
+    def _process_keepalive(self) -> None:
+        """End a connection that was idle for too long; one that waits for our answer is not."""
+        if self._handed_over.done():
+            super()._process_keepalive()
+            return
+        self._keepalive_handle = None
+        if self._asked or self._force_close or self.transport is None:
+            return  # an answer sets the clock anew
+        if self._loop.time() < self._next_keepalive_close_time:
+            self._keepalive_handle = self._loop.call_at(
+                self._next_keepalive_close_time, self._process_keepalive
+            )
+        elif self.transport.get_write_buffer_size():
+            self.transport.abort()  # it does not read its answers
+        else:
+            self.force_close()
 
     def data_received(self, data: bytes) -> None:
         # aiohttp's parser forgets what comes in one piece with a request that offers an upgrade
@@ -540,6 +658,8 @@ class _Connection(web.RequestHandler):
             self._unread += len(data)
             if self._unread > self._most_unread and not self._buffer_paused:
                 self._judge()
+        if not self._handed_over.done():
+            self._go_on()
 
     def _judge(self) -> None:
         """End a head that is too large before it is whole, or a body framed at such length.

@@ -35,7 +35,7 @@ from proxy.core.hit import Hit, Ledger, NewHit, Received, Request
 from proxy.core.limits import Limits
 from proxy.core.moment import STEP_MS, Boots
 from proxy.core.rescue import row_sum
-from proxy.errors import QueueFull, QueueUnavailable
+from proxy.errors import QueueError, QueueFull, QueueUnavailable
 from proxy.points import Point, reached
 from proxy.shell import beside, migrate, salvage
 from proxy.shell.clock import Clock
@@ -187,6 +187,20 @@ class _Asked(Generic[T]):
     lands: int | None = None
 
 
+# What is said of hits that were given to the queue: their ids, why none of them is stored, or
+# None when nobody can know, as the process ends just then.
+Told = Callable[[list[int] | QueueError | None], None]
+
+
+@dataclass(slots=True)
+class _Adding:
+    """Hits on their way to the disk, and who is to be told."""
+
+    hits: Sequence[NewHit]
+    size: int
+    tell: Told
+
+
 class Queue:
     """An open queue file.  Open with `Queue.open`, keep `run` going, end with `close`."""
 
@@ -213,7 +227,7 @@ class Queue:
         self._writer, self._reader = writer, reader
         self._lock, self._sending, self._reserve = lock, sending, beside.Reserve(path)
         self._book = book
-        self._adds: list[_Asked[Sequence[NewHit]]] = []
+        self._adds: list[_Adding] = []
         self._adding_hits = self._adding_bytes = 0  # asked for, not in the ledger yet
         self._changes: list[_Asked[Change]] = []
         self._overtaken: dict[int, str] = {}  # dropped just as they were sent: their count
@@ -315,6 +329,26 @@ class Queue:
         QueueFull at a stated limit, QueueUnavailable when the disk refuses: then none of
         them is stored.
         """
+        done: asyncio.Future[list[int]] = asyncio.get_running_loop().create_future()
+
+        def tell(said: list[int] | QueueError | None) -> None:
+            if done.done():
+                return
+            if isinstance(said, list):
+                done.set_result(said)
+            elif said is None:
+                done.cancel()
+            else:
+                done.set_exception(said)
+
+        self.put(hits, tell)
+        return await done
+
+    def put(self, hits: Sequence[NewHit], tell: Told) -> None:
+        """As `add`, but who waits is told by a call, which must not fail, and no task waits.
+
+        Never before this returns; what forbids to take them now is raised.
+        """
         if self._closing or self._over:
             raise QueueUnavailable("the queue is closing")
         size = _size(hits)
@@ -329,12 +363,10 @@ class Queue:
             raise QueueUnavailable(self.last_error)
         if reason is not None:
             raise QueueFull(reason)
-        done: asyncio.Future[list[int]] = asyncio.get_running_loop().create_future()
-        self._adds.append(_Asked(hits, done))
+        self._adds.append(_Adding(hits, size, tell))
         self._adding_hits += len(hits)
         self._adding_bytes += size
         self._work.set()
-        return await done
 
     def tally(self, name: str) -> None:
         """Count something that is no hit of ours, e.g. `refused.max_hits` or `repeated`.
@@ -578,7 +610,7 @@ class Queue:
 
     async def _commit_all(
         self,
-        adds: list[_Asked[Sequence[NewHit]]],
+        adds: list[_Adding],
         changes: list[_Asked[Change]],
         tallies: Sequence[tuple[str, int]],
     ) -> None:
@@ -605,8 +637,10 @@ class Queue:
                 await self._settle(changes)
         except asyncio.CancelledError:
             # The transaction may yet end well in its thread: a no would be a lie as much as a yes.
-            for done in (*(add.done for add in adds), *(change.done for change in changes)):
-                done.cancel()
+            for add in adds:
+                add.tell(None)
+            for change in changes:
+                change.done.cancel()
             raise
         except BaseException as error:
             ended = QueueUnavailable(f"the writer ended: {error!r}")
@@ -636,7 +670,7 @@ class Queue:
 
     async def _attempt(
         self,
-        adds: list[_Asked[Sequence[NewHit]]],
+        adds: list[_Adding],
         changes: list[_Asked[Change]],
         tallies: Sequence[tuple[str, int]] = (),
         *,
@@ -649,7 +683,7 @@ class Queue:
             book, ids, results = await _run(
                 self._writer,
                 self._transaction,
-                [add.what for add in adds],
+                [add.hits for add in adds],
                 [change.what for change in changes],
                 tallies,
                 lean,
@@ -669,7 +703,11 @@ class Queue:
         self._made_room(adds)
         if adds or not lean:
             self._error = None
-        _tell(adds, ids)
+        if self._adds or self._changes:
+            # The next commit begins first: what is told now takes a while, and needs no disk.
+            asyncio.get_running_loop().call_soon(_tell_ids, adds, ids)
+        else:
+            _tell_ids(adds, ids)
         _tell(changes, results)
         for change in changes:
             if change.lands is not None:
@@ -734,14 +772,15 @@ class Queue:
         if self.landed is not None:
             self.landed.append(hit)
 
-    def _made_room(self, adds: list[_Asked[Sequence[NewHit]]]) -> None:
+    def _made_room(self, adds: list[_Adding]) -> None:
         """These are no longer on their way."""
-        self._adding_hits -= sum(len(add.what) for add in adds)
-        self._adding_bytes -= sum(_size(add.what) for add in adds)
+        self._adding_hits -= sum([len(add.hits) for add in adds])
+        self._adding_bytes -= sum([add.size for add in adds])
 
-    def _fail_adds(self, adds: list[_Asked[Sequence[NewHit]]], error: BaseException) -> None:
+    def _fail_adds(self, adds: list[_Adding], error: BaseException) -> None:
         self._made_room(adds)
-        _fail(adds, error)
+        for add in adds:
+            add.tell(_not_stored(error))
 
     def _transaction(
         self,
@@ -1309,10 +1348,24 @@ def _tell(asked: Sequence[_Asked[Any]], results: Sequence[Any]) -> None:
             wish.done.set_result(result)
 
 
+def _tell_ids(adds: Sequence[_Adding], ids: Sequence[list[int]]) -> None:
+    for add, its in zip(adds, ids, strict=True):
+        try:
+            add.tell(its)
+        except Exception as error:  # noqa: BLE001 - a fault of one must not keep it from the others
+            asyncio.get_running_loop().call_exception_handler(
+                {"message": "who asked for a hit to be stored failed", "exception": error}
+            )
+
+
 def _fail(asked: Sequence[_Asked[Any]], error: BaseException) -> None:
     """Tell who still waits, each with an exception of its own."""
     for wish in asked:
         if not wish.done.done():
-            failure = QueueUnavailable(f"not stored: {error}")
-            failure.__cause__ = error
-            wish.done.set_exception(failure)
+            wish.done.set_exception(_not_stored(error))
+
+
+def _not_stored(error: BaseException) -> QueueUnavailable:
+    failure = QueueUnavailable(f"not stored: {error}")
+    failure.__cause__ = error
+    return failure
