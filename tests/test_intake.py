@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import logging
 import re
+import socket
 import sqlite3
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -727,6 +728,49 @@ async def test_twenty_thousand_pipelined_requests_are_no_large_head(port: Port) 
             assert (await raw.answer()).status == 404
 
 
+async def test_who_does_not_read_answers_is_asked_for_no_more(port: Port) -> None:
+    """What we hold for a client is bounded; once it reads, it gets each answer."""
+    loop, requests = asyncio.get_running_loop(), 40_000
+    async with connected(port.address) as raw:
+        raw.say(get(b"/none"))
+        answer_ = await raw.reader.readuntil(b"\r\n\r\n")
+        answer_ += await raw.reader.readuntil(b"\n")
+    await until(lambda: not port.connections)
+    host, _, number = port.address.rpartition(":")
+    with socket.socket() as deaf:
+        deaf.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 64 * 1024)
+        deaf.setblocking(False)
+        await loop.sock_connect(deaf, (host, int(number)))
+        said = asyncio.create_task(loop.sock_sendall(deaf, get(b"/none") * requests))
+        await until(lambda: any(connection.writing_paused for connection in port.connections))
+        (connection,) = port.connections
+        assert connection.transport is not None
+        assert connection.transport.get_write_buffer_size() < 128 * 1024
+        assert port.taken_up < requests
+
+        missing = requests * len(answer_)
+        while missing:
+            async with asyncio.timeout(5.0):
+                missing -= len(await loop.sock_recv(deaf, 1 << 20))
+        await said
+    assert port.taken_up == requests + 1
+
+
+async def test_who_never_reads_answers_is_let_go(listen: Listen) -> None:
+    """A close would wait for the answers to be read."""
+    port = await listen(where=replace(LOCAL, idle_s=0.2))
+    host, _, number = port.address.rpartition(":")
+    loop = asyncio.get_running_loop()
+    with socket.socket() as deaf:
+        deaf.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        deaf.setblocking(False)
+        await loop.sock_connect(deaf, (host, int(number)))
+        said = asyncio.create_task(loop.sock_sendall(deaf, get(b"/none") * 40_000))
+        await until(lambda: any(connection.writing_paused for connection in port.connections))
+        await until(lambda: not port.connections)
+        said.cancel()
+
+
 LINES = {
     "two framings": b"Content-Length: 5\r\nTransfer-Encoding: chunked",
     "two lengths": b"Content-Length: 5\r\nContent-Length: 6",
@@ -1065,15 +1109,15 @@ async def test_a_hit_without_a_random_segment_has_no_copies(port: Port) -> None:
 def test_copies_are_known_for_ten_minutes_and_are_bounded() -> None:
     """Later the same bytes are another hit; memory does not grow with them."""
     copies = Copies()
-    copies.remember(b"first", (0.0, None))
-    assert copies.find(b"first", COPY_WINDOW_S - 1) is not None
-    assert copies.find(b"first", COPY_WINDOW_S) is None
-    for n in range(MOST_COPIES + 10):
-        copies.remember(b"%d" % n, 1.0, None)
-    assert len(copies.seen) == MOST_COPIES
-    assert copies.find(b"9", 2.0) is None
-    copies.remember(b"last", COPY_WINDOW_S + 2, None)
-    assert list(copies.seen) == [b"last"]
+    copies.remember(b"first", 1.0)
+    assert copies.has(b"first", COPY_WINDOW_S)
+    assert not copies.has(b"first", COPY_WINDOW_S + 1)
+    for n in range(3 * MOST_COPIES):
+        copies.remember(b"%d" % n, 2.0)
+        assert len(copies.young) + len(copies.old) <= MOST_COPIES
+    newest = range(3 * MOST_COPIES - MOST_COPIES // 2, 3 * MOST_COPIES)
+    assert all(copies.has(b"%d" % n, 3.0) for n in newest)
+    assert not copies.has(b"first", 3.0)
 
 
 # -- the end -------------------------------------------------------------------------------

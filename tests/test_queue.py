@@ -229,7 +229,7 @@ async def test_many_adds_share_one_commit(queue: Queue) -> None:
 
 async def test_hits_of_one_add_are_stored_together(queue: Queue) -> None:
     """The rows of one request get consecutive ids, in its order."""
-    ids = await queue.add([replace(new_hit(1), suites=("a", "b")), new_hit(2)])
+    ids = await queue.add([new_hit(1)._replace(suites=("a", "b")), new_hit(2)])
     first, second = await queue.fetch(ids)
 
     assert ids == [1, 2]
@@ -529,7 +529,7 @@ async def test_a_writer_that_dies_leaves_nobody_waiting(tmp_path: Path) -> None:
     """A bug of ours ends `run` with its exception; who waits, and who comes later, is told."""
     queue = await Queue.open(tmp_path / "hits.db", ANY_SIZE, FakeClock())
     running = asyncio.create_task(queue.run())
-    impossible = replace(new_hit(), lane=2**70)
+    impossible = new_hit()._replace(lane=2**70)
 
     told = await asyncio.gather(
         queue.add([new_hit()]), queue.add([impossible]), queue.tidy(), return_exceptions=True

@@ -16,9 +16,11 @@ END_OF_HEAD = b"\r\n\r\n"
 
 def pack(request: Request) -> bytes:
     """The request as an HTTP/1.1 message; no header may hold CR or LF (the parser refused them)."""
-    lines = [request.method.encode() + b" " + request.target + VERSION]
-    lines += [name + b": " + value for name, value in request.headers]
-    return b"\r\n".join(lines) + END_OF_HEAD + request.body
+    parts = [request.method.encode(), b" ", request.target, VERSION]
+    for name, value in request.headers:
+        parts += (b"\r\n", name, b": ", value)
+    parts += (END_OF_HEAD, request.body)
+    return b"".join(parts)
 
 
 def unpack(content: bytes) -> Request:

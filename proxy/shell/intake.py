@@ -20,14 +20,14 @@ import contextlib
 import logging
 import socket
 import ssl
-from collections import OrderedDict, deque
+from collections import deque
 from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass, field, replace
 from email.utils import formatdate
 from functools import lru_cache, partial
 from http import HTTPStatus
 from time import time
-from typing import Protocol, TypeVar
+from typing import NamedTuple, Protocol, TypeVar
 
 from aiohttp import HttpVersion, HttpVersion10, HttpVersion11, web
 from aiohttp.http_exceptions import LineTooLong
@@ -67,7 +67,7 @@ FRAMING = 16 * 1024
 CHUNKED = 6
 
 # A trackOffline client resends every 500 ms while it fails; ten minutes cover a client
-# that was suspended between, 65,536 hits cover that time at 100 hits a second.
+# that was suspended between, half as many hits cover that time at 50 hits a second.
 COPY_WINDOW_S = 600.0
 MOST_COPIES = 65_536
 # After a restart only hits whose answer never left can come again: those of the last commits.
@@ -77,9 +77,16 @@ COPIES_AFTER_RESTART = 4_096
 T = TypeVar("T")
 
 
+class Coming(NamedTuple):
+    """An answer that a collection server has a say in; `otherwise` where nobody can wait for it."""
+
+    answer: Coroutine[None, None, Answer]
+    otherwise: Answer
+
+
 # Who is told the answer; None: the connection ends without one, for nobody knows what became of
 # the hit.  Called once, from the event loop; it must not fail.
-Tell = Callable[[Answer | None], None]
+Tell = Callable[[Answer | Coming | None], None]
 
 
 class Store(Protocol):
@@ -123,26 +130,28 @@ class Listening:
     linger_s: float = 2.0
 
 
-# When a hit was seen, and until its commit: who came with a copy of it meanwhile.
-Seen = tuple[float, list[Callable[[], None]] | None]
-
-
 @dataclass(slots=True)
 class Copies:
-    """Hits seen lately, by what a resent copy has in common with them."""
+    """Hits by what a resent copy has in common with them.
 
-    seen: OrderedDict[bytes, Seen] = field(default_factory=OrderedDict)
+    `asked`: those on their way to the disk, and who came with a copy meanwhile.  `young` and
+    `old`: when those were seen that are on disk; what is old goes when the young are many.
+    """
 
-    def find(self, key: bytes, now: float) -> Seen | None:
-        entry = self.seen.get(key)
-        return entry if entry is not None and now - entry[0] < COPY_WINDOW_S else None
+    asked: dict[bytes, tuple[Callable[[], None], ...]] = field(default_factory=dict)
+    young: dict[bytes, float] = field(default_factory=dict)
+    old: dict[bytes, float] = field(default_factory=dict)
 
-    def remember(self, key: bytes, entry: Seen) -> None:
-        seen = self.seen
-        seen[key] = entry
-        seen.move_to_end(key)
-        while len(seen) > MOST_COPIES or entry[0] - next(iter(seen.values()))[0] > COPY_WINDOW_S:
-            seen.popitem(last=False)
+    def has(self, key: bytes, now: float) -> bool:
+        """Whether such a hit is on disk, and was seen within the window."""
+        at = self.young.get(key) or self.old.get(key)
+        return at is not None and now - at < COPY_WINDOW_S
+
+    def remember(self, key: bytes, now: float) -> None:
+        """Such a hit is on disk."""
+        if len(self.young) >= MOST_COPIES // 2:
+            self.old, self.young = self.young, {}
+        self.young[key] = now
 
 
 class Intake:
@@ -168,7 +177,6 @@ class Intake:
         self._door = Door(most_connections, lambda: store.tally("refused.connections"))
         self._servers: list[_Server] = []
         self._loop = asyncio.get_running_loop()
-        self._waited: set[asyncio.Task[Answer]] = set()
 
     async def start(self, where: Listening, opened: socket.socket | None = None) -> tuple[str, int]:
         """Listen; the address really bound.  OSError when it cannot be.
@@ -186,7 +194,7 @@ class Intake:
         keys = await self._store.newest(COPIES_AFTER_RESTART, self._copy_key)
         for key in reversed(keys):
             if key is not None:
-                self._copies.remember(key, (now, None))
+                self._copies.remember(key, now)
 
     def _copy_key(self, content: bytes) -> bytes | None:
         request = reception.stored(content)
@@ -206,18 +214,20 @@ class Intake:
 
     async def answer(self, request: Request, peer: str) -> Answer:
         """The answer to one request that is whole and for us."""
-        given: asyncio.Future[Answer] = self._loop.create_future()
+        given: asyncio.Future[Answer | Coming] = self._loop.create_future()
 
-        def tell(said: Answer | None) -> None:
+        def tell(said: Answer | Coming | None) -> None:
             if given.done():
-                return
-            if said is None:
+                if isinstance(said, Coming):
+                    said.answer.close()
+            elif said is None:
                 given.cancel()
             else:
                 given.set_result(said)
 
         self.begin(request, peer, tell)
-        return await given
+        said = await given
+        return await said.answer if isinstance(said, Coming) else said
 
     def begin(self, request: Request, peer: str, tell: Tell) -> None:
         """Have a request judged that is whole and for us, and its hit stored; `tell` the answer."""
@@ -235,27 +245,11 @@ class Intake:
                     self._store.tally(todo.tally)
                 tell(todo.answer)
             case Pass():
-                self._later(self._passed(todo, protocol), tell)
+                tell(Coming(self._passed(todo, protocol), todo.otherwise))
 
     async def _passed(self, todo: Pass, protocol: protocols.Protocol) -> Answer:
         reply = await self._roads.ask(protocol.name, todo.request, todo.within_s)
         return (reply and todo.relay(reply)) or todo.otherwise
-
-    def _later(self, coming: Coroutine[None, None, Answer], tell: Tell) -> None:
-        """Tell an answer that has to be waited for."""
-
-        def ended(task: asyncio.Task[Answer]) -> None:
-            self._waited.discard(task)
-            if task.cancelled():
-                tell(None)
-            elif (error := task.exception()) is not None:
-                tell(self.failed(error))
-            else:
-                tell(task.result())
-
-        task = self._loop.create_task(coming)
-        self._waited.add(task)
-        task.add_done_callback(ended)
 
     def head(
         self, method: str, path: str, version: HttpVersion, raw: Headers, where: Listening
@@ -290,20 +284,18 @@ class Intake:
 
     def _once(self, take: Take, protocol: protocols.Protocol, tell: Tell) -> None:
         """Store it, unless it is a copy of a hit that is stored, or is about to be."""
-        key, now = take.copy, self._loop.time()
+        key, asked = take.copy, self._copies.asked
         if key is None:
             self._put(take, protocol, tell)
-            return
-        seen = self._copies.find(key, now)
-        if seen is None:
-            self._copies.remember(key, (now, []))
-            self._put(take, protocol, tell)
-        elif seen[1] is None:
+        elif key in asked:
+            # The first one is on its way to the disk; if it gets there, this is a copy.
+            asked[key] += (partial(self._once, take, protocol, tell),)
+        elif self._copies.has(key, self._loop.time()):
             self._store.tally("repeated")
             tell(take.answer)
         else:
-            # The first one is on its way to the disk; if it gets there, this is a copy.
-            seen[1].append(partial(self._once, take, protocol, tell))
+            asked[key] = ()
+            self._put(take, protocol, tell)
 
     def _put(self, take: Take, protocol: protocols.Protocol, tell: Tell) -> None:
         reached(Point.ACCEPT_BEFORE)
@@ -326,12 +318,14 @@ class Intake:
         said: list[int] | Exception | None,
     ) -> None:
         """The hit is on disk, or is not: who sent it is told, and who sent a copy meanwhile."""
-        copies = self._noted(take.copy, isinstance(said, list))
+        copies = self._copies.asked.pop(take.copy, ()) if take.copy is not None else ()
         if isinstance(said, list):
             reached(Point.ACCEPT_AFTER)
+            if take.copy is not None:
+                self._copies.remember(take.copy, self._loop.time())
             self.received.add(take.suites, protocol.known)
             if waits:
-                self._later(self._relayed(take, protocol, said[0]), tell)
+                tell(Coming(self._relayed(take, protocol, said[0]), take.answer))
             else:
                 tell(take.answer)
         elif said is None:
@@ -344,15 +338,6 @@ class Intake:
             tell(self.failed(said))
         for copy in copies:
             copy()
-
-    def _noted(self, key: bytes | None, is_stored: bool) -> Sequence[Callable[[], None]]:
-        """Remember that a hit is stored, or forget it; who came with a copy meanwhile."""
-        if key is None:
-            return ()
-        _, copies = self._copies.seen.pop(key, (0.0, None))
-        if is_stored:
-            self._copies.remember(key, (self._loop.time(), None))
-        return copies or ()
 
     async def _relayed(self, take: Take, protocol: protocols.Protocol, hit: int) -> Answer:
         reply = await self._roads.reply(protocol.name, hit)
@@ -485,7 +470,7 @@ class _Connection(web.RequestHandler):
         # The request of the short road that is being answered.
         self._asked: RawRequestMessage | None = None
         self._is_going = False
-        self._handed_over = self._loop.create_future()
+        self._handed_over: asyncio.Future[Coming | None] = self._loop.create_future()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         address = transport.get_extra_info("peername")
@@ -503,11 +488,18 @@ class _Connection(web.RequestHandler):
         super().connection_lost(exc)
 
     async def start(self) -> None:
-        """What aiohttp runs for each connection: nothing, up to the first request of the long road.
+        """What aiohttp runs for each connection: waits for what the short road cannot wait for.
 
-        It reads on from there, with whatever follows.
+        That is an answer which a collection server has a say in, and the first request of the
+        long road, with whatever follows.
         """
-        await self._handed_over
+        while (coming := await self._handed_over) is not None:
+            self._handed_over = self._loop.create_future()
+            try:
+                given = await coming.answer
+            except Exception as error:  # noqa: BLE001 - its traceback is logged
+                given = self._intake.failed(error)
+            self._tell(given)
         if self._manager is not None:
             await super().start()
 
@@ -566,8 +558,14 @@ class _Connection(web.RequestHandler):
         else:
             self._intake.begin(given, self._peer, self._tell)
 
-    def _tell(self, given: Answer | None) -> None:
+    def _tell(self, given: Answer | Coming | None) -> None:
         """Write the answer to what was asked; then the next, or the end."""
+        if isinstance(given, Coming):
+            if not self._handed_over.done():
+                self._handed_over.set_result(given)
+                return
+            given.answer.close()
+            given = given.otherwise
         message, self._asked = self._asked, None
         self._request_in_progress = False
         if self._handler_waiter is not None and not self._handler_waiter.done():
