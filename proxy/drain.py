@@ -57,6 +57,9 @@ COMPARE_S = 60.0
 # the pace has no longer pause than this.
 FEW = 8
 SOON_S = 0.5
+# So many clients wait at one time: those behind a dead server must not use up the connections
+# that all clients share.
+MOST_WATCHED = 256
 AGAIN_S = 1.0  # what the disk refused, and what a limit dropped, is looked at so often
 
 
@@ -197,13 +200,17 @@ class Drain:
         """Whether the collection server may be asked now, and is not known to be out of reach."""
         return not self._paused and self.link.state is not State.OFFLINE
 
+    @property
+    def _goes_on(self) -> bool:
+        """Whether sends begin now, and go on beginning."""
+        now = asyncio.get_running_loop().time()
+        return self.is_open and not self._ending.is_set() and self.pace.next_at(now) <= now + SOON_S
+
     def goes_soon(self, lane: int) -> bool:
         """Whether a hit of this lane that is stored now may be sent in a moment."""
-        now = asyncio.get_running_loop().time()
         return (
-            self.is_open
-            and not self._ending.is_set()
-            and self.pace.next_at(now) <= now + SOON_S
+            self._goes_on
+            and len(self._watched) < MOST_WATCHED
             and self._schedule.behind(lane) < FEW
             and not self._unread.may_hold(lane)
         )
@@ -213,6 +220,8 @@ class Drain:
 
         So it does as soon as the hit has to wait: it is stored, and its client need not.
         """
+        if not self._goes_on and hit not in self._flying:
+            return None
         watch = self._watched[hit] = asyncio.get_running_loop().create_future()
         await asyncio.wait([watch], timeout=within_s)
         if not watch.done() and hit not in self._flying:

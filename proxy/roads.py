@@ -8,11 +8,12 @@ Source: docs/design/0013.
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 
 from proxy.core.hit import Reply, Request
-from proxy.drain import Drain
+from proxy.drain import MOST_WATCHED, Drain
 from proxy.shell.upstream import Upstream
 
 
@@ -33,6 +34,7 @@ class Roads:
 
     def __init__(self, *roads: Road) -> None:
         self._roads = {road.name: road for road in roads}
+        self._asked: Counter[str] = Counter()  # what is passed through now, by protocol
 
     def __iter__(self) -> Iterator[Road]:
         return iter(self._roads.values())
@@ -40,13 +42,16 @@ class Roads:
     async def ask(self, protocol: str, request: Request, within_s: float) -> Reply | None:
         """The reply to what is never stored; None when there is none in time."""
         road = self._roads.get(protocol)
-        if road is None or not road.drain.is_open:
+        if road is None or not road.drain.is_open or self._asked[protocol] >= MOST_WATCHED:
             return None
+        self._asked[protocol] += 1
         try:
             async with asyncio.timeout(min(within_s, road.upstream.where.timeout_s)):
                 reply = await road.upstream.send(request)
         except TimeoutError:
             return None
+        finally:
+            self._asked[protocol] -= 1
         return reply if isinstance(reply, Reply) else None
 
     def goes_soon(self, protocol: str, lane: int) -> bool:

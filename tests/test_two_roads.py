@@ -18,8 +18,8 @@ from test_drain import comes
 from proxy.core.analytics import Analytics
 from proxy.core.edge import Edge
 from proxy.core.hit import Failure, Fault, Reply, ReportSuite, Request, Suites, Timestamps
-from proxy.core.link import State
-from proxy.drain import Drain, Policy
+from proxy.core.link import Flight, State
+from proxy.drain import MOST_WATCHED, Drain, Policy
 
 SUITES = Suites({"opt": ReportSuite(Timestamps.OPTIONAL)})
 REFUSED = Failure(Fault.CONNECT, "connection refused")
@@ -174,3 +174,53 @@ def test_a_dead_road_costs_the_other_no_time() -> None:
     well = run(scenario(TAKEN))
     assert run(scenario(REFUSED)) <= well * 1.05
     assert run(scenario(900.0)) <= well * 1.05
+
+
+@pytest.mark.parametrize("why", ["held", "offline", "stopping"])
+def test_what_stops_a_road_while_an_event_is_stored_is_noticed(why: str) -> None:
+    """Its client is told at once, and does not wait for a reply that nobody will ask for."""
+
+    async def scenario() -> tuple[bool, Reply | None, float]:
+        hits = Hits()
+        drain = Drain(hits, Road(lambda _: 900.0), Edge(), Policy(), lambda: 0.5, hits.feed())
+        running = asyncio.create_task(drain.run())
+        soon = drain.goes_soon(-1)
+        match why:
+            case "held":
+                drain.pause(True)
+            case "offline":
+                drain.link.lost(
+                    now(), Flight(0, -9, now(), None), lanes=9, jitter=0.5, answered=True
+                )
+            case "stopping":
+                drain.stop()
+        began = now()
+        reply = await drain.reply(1, 30)
+        took = now() - began
+        drain.stop()
+        await running
+        return soon, reply, took
+
+    assert run(scenario()) == (True, None, 0)
+
+
+def test_no_more_clients_wait_for_a_server_than_the_port_can_spare() -> None:
+    """A server that says nothing would else hold all the connections that others need."""
+
+    async def scenario() -> int:
+        hits = Hits()
+        road = Road(lambda _: 900.0)
+        drain = Drain(hits, road, Edge(), Policy(), lambda: 0.5, hits.feed())
+        running = asyncio.create_task(drain.run())
+        await asyncio.sleep(1)
+        waiting = []
+        for visitor in range(300):
+            if drain.goes_soon(-1 - visitor):
+                hits.add(-1 - visitor, event(visitor))
+                waiting.append(asyncio.create_task(drain.reply(hits.last_id, 30)))
+                await asyncio.sleep(0.001)
+        drain.stop()
+        await asyncio.gather(running, *waiting)
+        return len(waiting)
+
+    assert run(scenario()) == MOST_WATCHED
