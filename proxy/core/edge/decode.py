@@ -152,13 +152,15 @@ def _leaves(event: dict[str, Any]) -> Iterator[tuple[str, str]]:
     """Every value that is no object, with its path; in order, and without recursion."""
     waiting: list[tuple[str, Any]] = [("", event)]
     while waiting:
-        path, value = waiting.pop()
+        whole, value = waiting.pop()
+        # A long name of many members would be written once for each of them.
+        path = whole[:LONGEST_NAME]
         if isinstance(value, dict):
             inner = [(f"{path}.{key}" if path else key, one) for key, one in value.items()]
         elif isinstance(value, list):
             inner = [(f"{path}.{number}", one) for number, one in enumerate(value)]
         else:
-            yield _text(path[:LONGEST_NAME]), _text(value)
+            yield _text(path), _text(value)
             continue
         waiting += reversed(inner)
 
