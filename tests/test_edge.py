@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import re
+import tracemalloc
 from dataclasses import replace
 from typing import Any
 
@@ -309,6 +310,60 @@ def test_64_kilobytes_are_taken() -> None:
     assert isinstance(EDGE.receive(request, ""), Take)
 
 
+def test_what_a_time_would_make_too_large_is_refused_when_it_comes() -> None:
+    """Edge would refuse it when it is sent, long after its client was told that all is well."""
+
+    def sized(size: int, event: dict[str, Any]) -> Request:
+        body = {**KNOWN, "events": [event], "x": ""}
+        return post({**body, "x": "y" * (size - len(json.dumps(body)))}, "/ee/v1/collect")
+
+    put_in = len('"timestamp":"2026-02-02T02:40:00.000Z"')
+    for size, is_taken in ((65_536 - put_in, True), (65_537 - put_in, False)):
+        request = sized(size, {"xdm": {}})
+        assert len(request.body) == size
+        got = EDGE.receive(request, "")
+        assert isinstance(got, Take) is is_taken
+        if is_taken:
+            opened = EDGE.open(hit(request))
+            assert len(opened.render(AT_MS).body) == 65_536
+        else:
+            assert refused(request) == (413, "0112-413", "refused.edge.too-large")
+    many = post(b'{"events":[' + b"{}," * 2_000 + b"{}]}", "/ee/v1/collect")
+    assert len(many.body) < 7_000
+    assert refused(many) == (413, "0112-413", "refused.edge.too-large")
+
+
+def test_a_body_too_deep_to_be_dated_stops_no_drain() -> None:
+    """Python counts how deep it is in all: what was read when it came may be too deep later."""
+
+    def deeper(levels: int) -> Send | RecursionError:
+        try:
+            return opened.decide(0) if levels == 0 else deeper(levels - 1)
+        except RecursionError as error:
+            return error
+
+    body = b'{"events":[{"xdm":{"a":' + b"[" * 800 + b"]" * 800 + b"}}]}"
+    opened = EDGE.open(hit(post(body, "/ee/v1/collect")))
+    assert opened.decide(0) == Send(stamped=True)
+    assert deeper(150) == Send(stamped=False)
+
+
+def test_a_second_datastream_does_not_slip_past_the_list() -> None:
+    """Which of two Edge takes is not known; so a request with two is refused."""
+    edge = Edge(datastreams=frozenset({"abc"}), refuse_unlisted=True)
+    for query in (
+        "configId=other&datastreamId=abc",
+        "datastreamId=abc&configId=other",
+        "configId=abc&configId=other",
+        "configId=abc&config%49d=other",
+    ):
+        for path in ("/ee/v1/interact", "/ee/v2/collect", "/ee/v1/identity/acquire"):
+            got = refused(post(KNOWN, path, query=query), edge)
+            assert got == (400, "0003-400", "refused.edge.malformed")
+    twice = post(KNOWN, query="configId=abc&datastreamId=abc&configId=")
+    assert isinstance(edge.receive(twice, ""), Take)
+
+
 def test_a_datastream_that_is_not_listed_is_refused() -> None:
     """Nothing of it is passed through either."""
     edge = Edge(datastreams=frozenset({"abc"}), refuse_unlisted=True)
@@ -597,3 +652,14 @@ def test_nothing_is_too_strange_to_be_shown(body: object, path: str) -> None:
         for field in group.fields:
             json.dumps([field.key, field.value]).encode()
             f"{field.name}{field.value}".encode()
+
+
+def test_a_long_name_of_many_members_is_not_written_out_for_each() -> None:
+    """64 KB may say little about a lot; shown, it must not become hundreds of megabytes."""
+    body = {"events": [{"k" * 30_000: {str(number): 1 for number in range(4_000)}}]}
+    tracemalloc.start()
+    said = decode(post(body))
+    _, most = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert sum(len(group.fields) for group in said.groups) == 4_000
+    assert most < 20_000_000

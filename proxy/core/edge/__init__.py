@@ -96,23 +96,23 @@ class Edge:
                 "unlisted",
             )
         if len(request.body) > read.MOST_BODY:
-            raise Problem(
-                "0112-413",
-                "Invalid request",
-                f"the payload is larger than {read.MOST_BODY} bytes",
-                "too-large",
-            )
+            raise _too_large(f"the payload is larger than {read.MOST_BODY} bytes")
         sent = replace(request, headers=headers.kept(request.headers, peer))
         token = headers.first(request.headers, b"authorization")
         if where.call is Call.SESSION:
             return _passed(sent, token, said, origin)
         _check_type(request)
         found = read.document(request.body)
-        read.events(found, where)
+        events = read.events(found, where)
         of = read.visitor(found, request, peer)
         interacts = where.call is Call.INTERACT
         if (interacts and not of.has_identity) or (token is not None and not self.has_token):
             return _passed(sent, token, said, origin)
+        if stamp.size(request.body, where, len(events)) > read.MOST_BODY:
+            # Edge would refuse it when it is sent, and its client would never know.
+            raise _too_large(
+                f"with a time in each event the payload is larger than {read.MOST_BODY} bytes"
+            )
         return Take(
             (Row(lane(said.datastream, of.key), ()),),
             wire.pack(sent),
@@ -177,6 +177,10 @@ def _passed(sent: Request, token: bytes | None, said: Asked, origin: bytes | Non
         RETRY_AFTER_S, "the Edge Network cannot be reached, and this cannot wait", origin, said
     )
     return Pass(sent, answer.Relayed(origin), otherwise)
+
+
+def _too_large(why: str) -> Problem:
+    return Problem("0112-413", "Invalid request", why, "too-large")
 
 
 def _check_type(request: Request) -> None:

@@ -50,6 +50,7 @@ ECID = re.compile(r"[0-9]{38}")
 # What the Web SDK draws for each request; a number somebody counts up would be no proof.
 UUID = re.compile(rb"[0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
 REQUEST_ID = re.compile(rb"[0-9A-Za-z._~-]{1,100}")
+DATASTREAM = frozenset({b"configId", b"datastreamId"})
 
 
 class Problem(NotABeacon):
@@ -110,19 +111,33 @@ def stored_endpoint(path: bytes) -> Endpoint | None:
 
 
 def asked(query: bytes) -> Asked:
-    """The query's part; Problem when it names no datastream."""
+    """The query's part; Problem when it does not name one datastream.
+
+    Of two that differ nobody but Edge knows which counts: one of them would pass any list.
+    """
     found: dict[bytes, bytes] = {}
+    named: set[bytes] = set()
     for piece in query.split(b"&"):
-        name, _, value = piece.partition(b"=")
-        found.setdefault(name, unquote_to_bytes(value))
-    datastream = found.get(b"datastreamId") or found.get(b"configId")
-    if not datastream:
+        raw, _, value = piece.partition(b"=")
+        name, text = unquote_to_bytes(raw), unquote_to_bytes(value)
+        found.setdefault(name, text)
+        if name in DATASTREAM and text:
+            named.add(text)
+    if not named:
         raise Problem(
             "0002-400",
             "Missing datastream parameter",
             "configId or datastreamId is missing",
             "malformed",
         )
+    if len(named) > 1:
+        raise Problem(
+            "0003-400",
+            "Invalid datastream ID",
+            "configId and datastreamId name several datastreams",
+            "malformed",
+        )
+    datastream = named.pop()
     request_id = found.get(b"requestId", b"")
     return Asked(
         datastream.decode("utf-8", "replace"),

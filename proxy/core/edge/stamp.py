@@ -13,16 +13,28 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
-from proxy.core.edge.read import DECODER, Call, Endpoint
+from proxy.core.edge.read import DECODER, MOST_BODY, Call, Endpoint
 from proxy.core.render import iso
 
 WHITE = re.compile(r"[ \t\r\n]*")
 EMPTY = frozenset({"null", '""'})
+MOST_PUT_IN = 64  # in one event: `"xdm":{"timestamp":"2026-02-02T02:40:00.000Z"},` is 48
 
 
 def is_dated(body: bytes, where: Endpoint) -> bool:
-    """Whether nothing is to be put in."""
-    return not list(_gaps(body, where))
+    """Whether nothing is to be put in, as far as the body can be read."""
+    try:
+        return next(_gaps(body, where), None) is None
+    except RecursionError:
+        # Read once, when it came, and now from deeper within: it goes as it is.
+        return True
+
+
+def size(body: bytes, where: Endpoint, events: int) -> int:
+    """How many bytes the body has with all that is put in; exact where it could be too many."""
+    if len(body) + MOST_PUT_IN * events <= MOST_BODY:
+        return len(body)
+    return len(dated(body, where, 0))
 
 
 def dated(body: bytes, where: Endpoint, at_ms: int) -> bytes:
