@@ -638,6 +638,64 @@ def test_what_adobe_maps_to_a_variable_has_its_name() -> None:
     assert [(one.kind, one.value) for one in said.identities] == [("mid", ECID)]
 
 
+def of_data(**analytics: object) -> Request:
+    return post({"events": [{"data": {"__adobe": {"analytics": analytics}}}]})
+
+
+def test_the_data_object_has_adobes_names_long_and_short() -> None:
+    """As the page on the data object maps them; what it does not map keeps its path."""
+    long = of_data(eVar7="x", prop3="y", list1="z", linkType="d", linkName="L", pageName="P")
+    short = of_data(v7="x", c3="y", l1="z", pe="lnk_d", pev2="L", pageName="P")
+    for request in (long, short):
+        said = decode(request)
+        named = {field.name: field.value for group in said.groups for field in group.fields}
+        assert (named["eVar7"], named["prop3"], named["list1"]) == ("x", "y", "z")
+        assert (said.kind, said.title) == (Kind.DOWNLOAD, "L")
+    said = decode(of_data(events="event1=2.5:S,scAdd", products="c;p;1;2", vid="7", v251="no"))
+    assert said.events == (Event("event1", "2.5", "S"), Event("scAdd", "", ""))
+    assert [(one.category, one.name, one.price) for one in said.products] == [("c", "p", "2")]
+    (group,) = [group for group in said.groups if group.id == "context"]
+    assert [field.name for field in group.fields] == [
+        "data.__adobe.analytics.vid",
+        "data.__adobe.analytics.v251",
+    ]
+
+
+def test_events_and_products_of_xdm_have_adobes_names() -> None:
+    xdm = {
+        "commerce": {"productListAdds": {"value": 1, "id": "S"}, "purchases": {"value": 2}},
+        "productListItems": [
+            {"SKU": "S1", "name": "ignored", "quantity": 2, "priceTotal": 9.50},
+            {"name": "N2", "productCategories": [{"categoryID": "C"}]},
+        ],
+    }
+    said = decode(post({"events": [{"xdm": xdm}]}))
+    assert said.events == (Event("scAdd", "1", "S"), Event("purchase", "2", ""))
+    assert [(one.category, one.name, one.quantity, one.price) for one in said.products] == [
+        ("", "S1", "2", "9.5"),
+        ("C", "N2", "", ""),
+    ]
+
+
+def test_of_both_objects_that_of_data_counts() -> None:
+    """As Adobe's page says; and its events overwrite all of XDM's."""
+    xdm = {
+        "web": {"webPageDetails": {"name": "of xdm", "URL": "https://shop.example/"}},
+        "commerce": {"purchases": {"value": 1}},
+    }
+    data = {"__adobe": {"analytics": {"pageName": "of data", "events": "event1"}}}
+    said = decode(post({"events": [{"xdm": xdm, "data": data}, {"xdm": {"eventType": "later"}}]}))
+    assert said.title == "of data"
+    assert said.events == (Event("event1", "", ""),)
+
+
+def test_a_number_is_shown_as_it_was_written() -> None:
+    """Neither rounded nor in other digits: it may be somebody's order."""
+    body = b'{"events":[{"data":{"order":9007199254740993,"sum":2.50,"big":1e3}}]}'
+    (group,) = decode(post(body)).groups
+    assert [field.value for field in group.fields] == ["9007199254740993", "2.50", "1e3"]
+
+
 def test_a_beacon_is_read_as_a_beacon() -> None:
     said = decode(Request("GET", b"/b/ss/opt/1/x/s1?AQB=1&pageName=Home&AQE=1"))
     assert (said.protocol, said.title) == ("analytics", "Home")

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from urllib.parse import quote
 
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
+from test_edge import cookie, entries
 
 from proxy.core import wire
 from proxy.core.decode import decode
+from proxy.core.edge.decode import decode as decode_edge
 from proxy.core.findings import findings
 from proxy.core.hit import ReportSuite, Request, Suites, Timestamps
 from proxy.core.search import (
@@ -384,3 +387,36 @@ def test_many_wildcards_take_one_pass() -> None:
     pattern = parse("evar1:" + "a*" * 400 + "b").terms[0].pattern
     assert pattern.matches("a" * 100_000 + "b")
     assert not pattern.matches("a" * 399 + "b")
+
+
+@pytest.mark.parametrize(
+    "text, event",
+    [
+        ("mid:12345678901234567890123456789012345678", b'{"xdm":{}}'),
+        ("visitor:45678", b'{"xdm":{}}'),
+        ("12345678901234567890", b'{"xdm":{}}'),
+        ("page:checkout", b'{"xdm":{"web":{"webPageDetails":{"name":"\\u0063heckout"}}}}'),
+        ("url:https://shop", b'{"xdm":{"web":{"webPageDetails":{"URL":"https:\\/\\/shop"}}}}'),
+        ("event:scAdd", b'{"xdm":{"commerce":{"productListAdds":{"value":1}}}}'),
+        (
+            "event:event9",
+            b'{"xdm":{"_experience":{"analytics":{"event1to100":{"event9":{"id":1}}}}}}',
+        ),
+        ("ctx.cart.size:3", b'{"data":{"__adobe":{"analytics":{"contextData":{"cart.size":3}}}}}'),
+        ("evar7:boots", b'{"data":{"__adobe":{"analytics":{"v7":"boots"}}}}'),
+        ("prop3:x list1:y", b'{"data":{"__adobe":{"analytics":{"c3":"x","l1":"y"}}}}'),
+        ("product:S1 has:products", b'{"xdm":{"productListItems":[{"SKU":"S1"}]}}'),
+        ("type:exit link:out", b'{"data":{"__adobe":{"analytics":{"pe":"e","pev2":"out"}}}}'),
+        ("suite:abc version:v1 ts:sent", b'{"xdm":{"timestamp":"2026-02-02T02:40:00Z"}}'),
+        ("2.50", b'{"data":{"sum":2.50}}'),
+    ],
+)
+def test_an_event_of_the_web_sdk_is_found_by_its_human_names(text: str, event: bytes) -> None:
+    """Also where its bytes have other ones: an identity cookie, an escape, an event's XDM path."""
+    known = json.dumps(entries(cookie())).encode()
+    body = b'{"meta":%s,"events":[%s]}' % (known, event)
+    request = Request("POST", b"/ee/v1/interact?configId=abc", (), body)
+    query = parse(text)
+    seen = View("waiting", NOW, NOW, decode_edge(request))
+    assert matches(query, seen)
+    assert may_match(plan(query, NOW), wire.pack(request))

@@ -596,6 +596,16 @@ def _event(text: str) -> Event:
     return Event(name, value, serial)
 
 
+def events(text: str) -> tuple[Event, ...]:
+    """The events of an `events` variable, wherever it stood."""
+    return _events(text, ",", _Said())
+
+
+def products(text: str) -> tuple[Product, ...]:
+    """The products of a `products` variable, wherever it stood."""
+    return _products(text, _Said())
+
+
 def _products(text: str, said: _Said) -> tuple[Product, ...]:
     return tuple(_product(piece, said) for piece in _split(text, ",", "products", said))
 

@@ -72,9 +72,13 @@ _NUMBER = re.compile(r"[0-9]{1,18}", re.ASCII)
 # the Kelvin sign and the dotted capital I are them too, in lower case.
 _LITERAL = re.compile(r"[0-9a-hjl-z]{3,}")
 # Where a value's letters do not stand side by side as they are: one that was escaped all the
-# same (`%41`), an encoding with escape sequences of its own, tags and comments amid a text.
-_ESCAPED = re.compile(rb"%(?:3[0-9]|[46][1-9a-fA-F]|[57][0-9aA]|1[bB])")
-_APART: Final = (b"\x1b", b"/b/ss//6")
+# same (`%41`, `\u0041`), an encoding with escape sequences of its own, tags and comments amid a
+# text; or where an event has another name in XDM.
+_ESCAPED = re.compile(
+    rb"%(?:3[0-9]|[46][1-9a-fA-F]|[57][0-9aA]|1[bB])|\\u00(?:3[0-9]|[46][1-9a-fA-F]|[57][0-9aA])"
+)
+_COOKIE: Final = b"kndctr_"
+_APART: Final = (b"\x1b", b"/b/ss//6", b'"commerce"')
 
 
 class Fault(TrackofflineError):  # noqa: N818 - one of a filter, not of ours
@@ -476,6 +480,10 @@ def _states(term: Term) -> frozenset[str] | None:
 def may_match(plan: Plan, content: bytes) -> bool:
     """Whether the bytes of a hit can hold what is looked for; no is certain, yes is not."""
     low = content.lower()
-    if all(literal in low for literal in plan.literals):
+    missing = [literal for literal in plan.literals if literal not in low]
+    if not missing or any(mark in content for mark in _APART):
         return True
-    return any(mark in content for mark in _APART) or _ESCAPED.search(content) is not None
+    # An identity cookie has the ECID in base64.
+    if _COOKIE in content and all(literal.isdigit() for literal in missing):
+        return True
+    return _ESCAPED.search(content) is not None

@@ -158,14 +158,21 @@ def _no_constant(name: str) -> Any:
     raise ValueError(f"{name} is no JSON")
 
 
+class Written(str):
+    """A number as its client wrote it: a view for people rounds none."""
+
+    __slots__ = ()
+
+
 # Numbers are not looked at; as floats no number is too long to be read.
 DECODER = JSONDecoder(parse_int=float, parse_constant=_no_constant)
+AS_WRITTEN = JSONDecoder(parse_int=Written, parse_float=Written, parse_constant=_no_constant)
 
 
-def document(body: bytes) -> dict[str, Any]:
+def document(body: bytes, decoder: JSONDecoder = DECODER) -> dict[str, Any]:
     """The body as JSON; Problem when it is none, or no object."""
     try:
-        found = DECODER.decode(body.decode("utf-8"))
+        found = decoder.decode(body.decode("utf-8"))
     except (ValueError, RecursionError) as error:
         raise Problem(
             "0101-400", "Invalid JSON request", "the body is no JSON in UTF-8", "malformed"
