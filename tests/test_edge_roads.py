@@ -467,7 +467,7 @@ async def test_events_that_nobody_is_configured_for_wait(
 async def test_people_who_look_at_hits_find_events_among_them(
     serve: Serve, adobe: FakeCollector, edge: FakeCollector
 ) -> None:
-    """By the same names, and no rule for beacons is held against them."""
+    """By the same names, and by what is wrong with them."""
     daemon = await serve(adobe, settings(edge))
     await edge.cut()
     await daemon.hits(range(1))
@@ -482,9 +482,12 @@ async def test_people_who_look_at_hits_find_events_among_them(
     assert row["suites"] == ["abc"]
     assert row["events"] == ["event1", "purchase"]
     assert row["visitor"] == {"kind": "mid", "value": ECID}
-    assert row["findings"] == []
+    assert row["findings"] == [{"rule": "E8", "severity": "note"}]
+    (same,) = (await daemon.ask("/api/v1/hits?q=rule:E8")).json()["hits"]
+    assert same["id"] == row["id"]
     shown = (await daemon.ask(f"/api/v1/hits/{row['id']}")).json()
     assert shown["decoded"]["protocol"] == "edge"
+    assert shown["findings"][0]["doc"].endswith("/xdm/classes/experienceevent")
     assert len((await daemon.ask("/api/v1/hits")).json()["hits"]) == 2
 
 

@@ -84,8 +84,9 @@ def _request(line: bytes, body: bytes) -> Request | None:
 
 def _found(request: Request, suites: Suites) -> dict[str, Any]:
     """What the API would say of the hit, as far as the hit alone tells it."""
-    from proxy.core import findings, render  # noqa: PLC0415 - as above
-    from proxy.core.decode import decode as decoded_  # noqa: PLC0415 - as above
+    from proxy.core import render  # noqa: PLC0415 - as above
+    from proxy.core.edge import findings  # noqa: PLC0415 - as above
+    from proxy.core.edge.decode import decode as decoded_  # noqa: PLC0415 - as above
 
     decoded = decoded_(request)
     now_ms = time.time() * 1000

@@ -11,7 +11,7 @@ anchors of the guides' tables of contents.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -29,6 +29,12 @@ HARDCODED = f"{DOCS}implementation/other/hardcoded"
 IDENTITY = f"{DOCS}implementation/id/overview"
 PARAMETERS = f"{DOCS}implementation/validate/query-parameters"
 VARS = f"{DOCS}implementation/vars/"
+HIT_TYPES = f"{DOCS}implementation/aep-edge/hit-types"
+DATA_OBJECT = f"{DOCS}implementation/aep-edge/data-var-mapping"
+PLATFORM = "https://experienceleague.adobe.com/en/docs/experience-platform/"
+XDM_EVENT = f"{PLATFORM}xdm/classes/experienceevent"
+DATASTREAMS = f"{PLATFORM}datastreams/configure"
+EDGE_API = "https://developer.adobe.com/data-collection-apis/docs/"
 
 # A visit of a suite that takes timestamps is held open for so long.
 OPEN_MS = 92 * 86_400_000
@@ -175,6 +181,75 @@ RULES = (
         " to set; a suite whose timestamp mode is unknown cannot be checked.",
         PARAMETERS,
     ),
+    Rule(
+        "E1",
+        Severity.LOST,
+        "the Edge Network refuses it",
+        "A request without a datastream, without events, that is no JSON or larger than 64 KB is"
+        " refused, and must not be sent again as it is.",
+        f"{EDGE_API}getting-started/troubleshooting",
+    ),
+    Rule(
+        "E2",
+        Severity.LOST,
+        "an event that is neither a page view nor a link",
+        "Analytics drops an event with neither a page's name or URL nor a type of link, and one"
+        " of a proposition without its details. Other services behind the datastream may not.",
+        HIT_TYPES,
+    ),
+    Rule(
+        "E3",
+        Severity.LOST,
+        "no identity in v2/collect",
+        "The endpoint answers 400 where the mandatory primary identity is not found.",
+        f"{EDGE_API}endpoints/collect",
+    ),
+    Rule(
+        "E4",
+        Severity.WRONG,
+        "its time is not what XDM wants",
+        "The timestamp of an event is written as in RFC 3339, and must be in the past.",
+        XDM_EVENT,
+    ),
+    Rule(
+        "E5",
+        Severity.WRONG,
+        "an event without an identity",
+        "Where the datastream hides IP addresses in full, Analytics drops a page view with neither"
+        " ECID nor visitor ID; elsewhere the address tells the visitor.",
+        DATASTREAMS,
+    ),
+    Rule(
+        "E6",
+        Severity.WRONG,
+        "several events for interact",
+        "The interact endpoint takes a single event; batches are for collect.",
+        f"{EDGE_API}endpoints/interact",
+    ),
+    Rule(
+        "E7",
+        Severity.WRONG,
+        "a variable and its short name",
+        "Where the data object has both, Adobe does not promise which one counts.",
+        DATA_OBJECT,
+    ),
+    Rule(
+        "E8",
+        Severity.NOTE,
+        "an event without a time",
+        "XDM has the timestamp for when an event occurred. What passes through here gets the time"
+        " it was received.",
+        XDM_EVENT,
+    ),
+    Rule(
+        "E9",
+        Severity.NOTE,
+        "worth knowing of an event",
+        "Where XDM and the data object differ, the data object counts; events of one request are"
+        " counted one by one; a request has 64 KB at most; Analytics drops requests for"
+        " propositions, as it should.",
+        DATA_OBJECT,
+    ),
 )
 _RULES = {rule.id: rule for rule in RULES}
 
@@ -227,11 +302,9 @@ def findings(
     `received_ms` is when it came, `at_ms` when it was delivered, or now while it waits, both
     in Unix milliseconds.  `silence` has the rules that a person does not want to hear of for
     a report suite; a hit of several suites is silent where all of them are.  Of a hit with
-    more than MOST findings the rest is left out.  The rules are those of a beacon's pages:
-    of an event of another protocol nothing is said.
+    more than MOST findings the rest is left out.  These are a beacon's; those of an event of
+    the Edge Network are in `edge.findings`.
     """
-    if decoded.protocol != "analytics":
-        return ()
     found = [
         *_of_the_request(decoded, request),
         *_of_the_time(decoded, suites, received_ms, at_ms),
@@ -239,8 +312,17 @@ def findings(
         *_of_the_fields(decoded),
         *_of_the_modes(decoded, suites),
     ]
+    return worst_first(found, decoded.suites, silence)
+
+
+def worst_first(
+    found: list[Finding],
+    addressees: tuple[str, ...],
+    silence: Mapping[str, frozenset[str]] | None = None,
+) -> tuple[Finding, ...]:
+    """What is to be said of these, MOST at most."""
     if silence:
-        quiet = [silence.get(rsid, frozenset[str]()) for rsid in decoded.suites]
+        quiet = [silence.get(one, frozenset[str]()) for one in addressees]
         found = [one for one in found if not quiet or not all(one.rule in set_ for set_ in quiet)]
     if len(found) > 1:
         order = list(_RULES)
@@ -251,7 +333,7 @@ def findings(
 _WORST = list(Severity)
 
 
-def _finding(rule: str, text: str, key: str = "", doc: str = "") -> Finding:
+def finding(rule: str, text: str, key: str = "", doc: str = "") -> Finding:
     known = _RULES[rule]
     return Finding(rule, known.severity, text, key, doc or known.doc)
 
@@ -263,9 +345,9 @@ def _of_the_request(decoded: Decoded, request: Request) -> Iterator[Finding]:
     # In the bytes: what follows a level that was never closed may hold it.
     sent = b"&" + request.target.partition(b"?")[2] + b"&" + request.body
     if b"&AQB=" in sent and b"&AQE=" not in sent:
-        yield _finding("L1", "AQB=1 is there and AQE=1 is not: the end of the request is missing")
+        yield finding("L1", "AQB=1 is there and AQE=1 is not: the end of the request is missing")
     if not decoded.suites:
-        yield _finding("L5", "no report suite in /b/ss/<report suite>/…: Adobe cannot count it")
+        yield finding("L5", "no report suite in /b/ss/<report suite>/…: Adobe cannot count it")
 
 
 # -- its time --------------------------------------------------------------------------------
@@ -280,16 +362,16 @@ def _of_the_time(
         if suite.timestamps is Timestamps.NOT_ALLOWED:
             if decoded.ts is not None:
                 text = f"it carries ts, and {rsid} does not take timestamps: Adobe will drop it"
-                yield _finding("L2", text, "ts")
+                yield finding("L2", text, "ts")
             elif late_ms > stamp.LATE_AFTER_S * 1000:
                 late = span(late_ms / 1000)
                 sent = suite.when_late is WhenLate.SEND
                 fate = "it counts when it arrives" if sent else "it is not sent by itself"
                 text = f"{late} late, and {rsid} does not take timestamps: {fate}"
-                yield _finding("W6", text)
+                yield finding("W6", text)
         elif suite.timestamps is Timestamps.REQUIRED and decoded.ts is None:
             text = f"{rsid} requires a timestamp and the client sent none: it gets our own"
-            yield _finding("L3", text, "ts")
+            yield finding("L3", text, "ts")
     if decoded.ts is not None:
         yield from _of_the_timestamp(decoded.ts, received_ms, at_ms)
 
@@ -298,15 +380,15 @@ def _of_the_timestamp(ts: str, received_ms: float, at_ms: float) -> Iterator[Fin
     span_ = unix_ms(ts)
     if span_ is None:
         hint = ": these are milliseconds" if ts.isdecimal() and len(ts) == 13 else ""
-        yield _finding("L4", f'ts "{_short(ts)}" is no time Adobe reads{hint}', "ts")
+        yield finding("L4", f'ts "{short(ts)}" is no time Adobe reads{hint}', "ts")
         return
     earliest, latest = span_
     if earliest > received_ms + SLACK_MS:
         ahead = span((earliest - received_ms) / 1000)
-        yield _finding("W5", f"ts is {ahead} after the hit was received", "ts")
+        yield finding("W5", f"ts is {ahead} after the hit was received", "ts")
     elif at_ms - latest > OPEN_MS:
         text = f"ts is {span((at_ms - latest) / 1000)} old; visits are held open for 92 days"
-        yield _finding("W5", text, "ts")
+        yield finding("W5", text, "ts")
 
 
 def unix_ms(ts: str) -> tuple[float, float] | None:
@@ -354,14 +436,14 @@ def _day(year: int, month: int, day: int) -> int:
 def _of_the_visitor(decoded: Decoded, suites: Suites) -> Iterator[Finding]:
     named = [identity for identity in decoded.identities if identity.kind != "ip"]
     if not named:
-        yield _finding("W1", "no vid, aid, mid or fid: the visitor is an address and a user agent")
+        yield finding("W1", "no vid, aid, mid or fid: the visitor is an address and a user agent")
         return
     used = named[0]
     if used.kind == "vid":
         yield from _of_the_custom_id(used.value, decoded, suites)
     if len(named) > 1:
         others = ", ".join(identity.kind for identity in named[1:])
-        yield _finding(
+        yield finding(
             "N2", f"several ids: {used.kind} is the visitor, {others} is not", doc=IDENTITY
         )
 
@@ -371,46 +453,46 @@ def _of_the_custom_id(vid: str, decoded: Decoded, suites: Suites) -> Iterator[Fi
         mode = suites.of(rsid).timestamps
         if mode is Timestamps.REQUIRED:
             text = f"vid on a timestamped hit: {rsid} requires timestamps and does not support it"
-            yield _finding("W2", text, "vid")
+            yield finding("W2", text, "vid")
         elif mode is Timestamps.OPTIONAL or (mode is Timestamps.UNKNOWN and decoded.ts is not None):
             text = f"vid on a timestamped hit leads to out-of-order data in {rsid}"
-            yield _finding("W2", text, "vid")
+            yield finding("W2", text, "vid")
     if vid.lower() in _PLACEHOLDERS:
-        yield _finding("W3", f'vid is "{vid}": everyone with it is one visitor', "vid")
+        yield finding("W3", f'vid is "{vid}": everyone with it is one visitor', "vid")
     elif _bytes(vid) > 100:
-        yield _finding("W3", f"vid is {_bytes(vid)} bytes; Adobe takes 100", "vid")
+        yield finding("W3", f"vid is {_bytes(vid)} bytes; Adobe takes 100", "vid")
     elif not vid.isalnum():
-        text = f'vid "{_short(vid)}" has characters other than letters and digits'
-        yield _finding("W3", text, "vid")
+        text = f'vid "{short(vid)}" has characters other than letters and digits'
+        yield finding("W3", text, "vid")
 
 
 # -- its fields ------------------------------------------------------------------------------
 
 
 def _of_the_fields(decoded: Decoded) -> Iterator[Finding]:
-    yield from _of_the_lengths(decoded)
+    yield from of_the_lengths(field for group in decoded.groups for field in group.fields)
     for group in decoded.groups:
         if group.id in _GROUPS_OF_NO_USE:
             names = ", ".join(dict.fromkeys(field.key for field in group.fields))
-            yield _finding("N1", f"no longer used: {names}", group.fields[0].key)
+            yield finding("N1", f"no longer used: {names}", group.fields[0].key)
         elif group.id == "lists":
-            yield from _of_the_lists(group.fields)
+            yield from of_the_lists(group.fields)
         elif group.id == "other":
             yield from _of_the_unknown(group.fields)
     yield from _of_the_repeated(decoded)
     yield from _of_the_context(decoded)
     for product in decoded.products:
-        yield from _of_the_product(product)
+        yield from of_the_product(product)
 
 
-def _of_the_lengths(decoded: Decoded) -> Iterator[Finding]:
-    for group in decoded.groups:
-        for field in group.fields:
-            # Four bytes are the most that a character has, and 20 the least limit.
-            if len(field.value) > 5 and field.name in _LIMITS:
-                most, page = _LIMITS[field.name]
-                if len(field.value) * 4 > most and _bytes(field.value) > most:
-                    yield _cut(field.name, field.value, most, field.key, page)
+def of_the_lengths(fields: Iterable[Field]) -> Iterator[Finding]:
+    """Values that are cut at their limit."""
+    for field in fields:
+        # Four bytes are the most that a character has, and 20 the least limit.
+        if len(field.value) > 5 and field.name in _LIMITS:
+            most, page = _LIMITS[field.name]
+            if len(field.value) * 4 > most and _bytes(field.value) > most:
+                yield _cut(field.name, field.value, most, field.key, page)
 
 
 def _of_the_repeated(decoded: Decoded) -> Iterator[Finding]:
@@ -428,11 +510,12 @@ def _of_the_repeated(decoded: Decoded) -> Iterator[Finding]:
     for closer in [key for key in twice if key.endswith(".") or key.startswith(".")]:
         del twice[closer]
     if twice:
-        text = f"given twice: {_short(', '.join(twice))}"
-        yield _finding("W7", text, next(iter(twice)), PARAMETERS)
+        text = f"given twice: {short(', '.join(twice))}"
+        yield finding("W7", text, next(iter(twice)), PARAMETERS)
 
 
-def _of_the_lists(fields: tuple[Field, ...]) -> Iterator[Finding]:
+def of_the_lists(fields: Iterable[Field]) -> Iterator[Finding]:
+    """Values of list variables that are cut at their limit."""
     for field in fields:
         if len(field.value) * 4 <= _LIST_VALUE:
             continue
@@ -452,12 +535,12 @@ def _of_the_unknown(fields: tuple[Field, ...]) -> Iterator[Finding]:
     if unbalanced:
         more = f" and {len(unbalanced) - 3} more" if len(unbalanced) > 3 else ""
         text = f"levels of names: {', '.join(unbalanced[:3])}{more}"
-        yield _finding("W7", text, doc=f"{VARS}page-vars/contextdata")
+        yield finding("W7", text, doc=f"{VARS}page-vars/contextdata")
     for key in dict.fromkeys(field.key for field in fields):
         right = _RIGHT_CASE.get(key.lower())
         if right is not None:
             text = f"{key} is no parameter; is {right} meant? Names are case-sensitive"
-            yield _finding("W7", text, key)
+            yield finding("W7", text, key)
 
 
 def _of_the_context(decoded: Decoded) -> Iterator[Finding]:
@@ -469,10 +552,11 @@ def _of_the_context(decoded: Decoded) -> Iterator[Finding]:
     )
     if size > _CONTEXT_BYTES:
         text = f"context data are {size:,} bytes with their names; Adobe takes {_CONTEXT_BYTES:,}"
-        yield _finding("W4", text, "c.", f"{VARS}page-vars/contextdata")
+        yield finding("W4", text, "c.", f"{VARS}page-vars/contextdata")
 
 
-def _of_the_product(product: Product) -> Iterator[Finding]:
+def of_the_product(product: Product) -> Iterator[Finding]:
+    """What is cut, or not read, of one product."""
     page = "page-vars/products"
     for what, value in (("category", product.category), ("name", product.name)):
         if _bytes(value) > _PRODUCT_BYTES:
@@ -482,8 +566,8 @@ def _of_the_product(product: Product) -> Iterator[Finding]:
             yield _cut(f"a product's {evar.name}", evar.value, 255, "products", "page-vars/evar")
     if product.raw.count(";") >= _PRODUCT_FIELDS:
         count = product.raw.count(";") + 1
-        text = f'product "{_short(product.name)}" has {count} fields; Adobe reads six'
-        yield _finding("W7", text, "products", f"{VARS}{page}")
+        text = f'product "{short(product.name)}" has {count} fields; Adobe reads six'
+        yield finding("W7", text, "products", f"{VARS}{page}")
 
 
 def _cut(name: str, value: str, most: int, key: str, page: str) -> Finding:
@@ -493,7 +577,7 @@ def _cut(name: str, value: str, most: int, key: str, page: str) -> Finding:
     before = kept if len(kept) <= SHOWN else f"…{kept[-SHOWN:]}"
     after = rest if len(rest) <= SHOWN else f"{rest[:SHOWN]}…"
     text = f'{name} is {_bytes(value)} bytes; Adobe keeps {most}: "{before}|cut here|{after}"'
-    return _finding("W4", text, key, VARS + page)
+    return finding("W4", text, key, VARS + page)
 
 
 # -- what cannot be checked ------------------------------------------------------------------
@@ -503,19 +587,19 @@ def _of_the_modes(decoded: Decoded, suites: Suites) -> Iterator[Finding]:
     keys = {field.key for group in decoded.groups for field in group.fields}
     own = [key for key in _OWN_PARAMETERS if key in keys]
     if own:
-        yield _finding("N2", f"{' and '.join(own)} is for Adobe's servers to set", own[0])
+        yield finding("N2", f"{' and '.join(own)} is for Adobe's servers to set", own[0])
     names = {field.name for group in decoded.groups for field in group.fields}
     if names.isdisjoint(("pageName", "link type", "link name")):
-        yield _finding("N2", "neither pageName nor pe: the page will be its URL", "pageName")
+        yield finding("N2", "neither pageName nor pe: the page will be its URL", "pageName")
     for rsid in decoded.suites:
         if suites.of(rsid).timestamps is Timestamps.UNKNOWN:
             text = f"set [suites.known.{rsid}] timestamps: L2 and L3 cannot be checked without it"
-            yield _finding("N2", text, doc=TIMESTAMPS)
+            yield finding("N2", text, doc=TIMESTAMPS)
 
 
 def _bytes(text: str) -> int:
     return len(text) if text.isascii() else len(text.encode("utf-8", "replace"))
 
 
-def _short(text: str) -> str:
+def short(text: str) -> str:
     return text if len(text) <= SHOWN * 2 else f"{text[: SHOWN * 2]}…"

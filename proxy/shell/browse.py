@@ -24,8 +24,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Self, TypeAlias
 
-from proxy.core import advice, beacon, findings, render, search, stamp, wire
+from proxy.core import advice, beacon, render, search, stamp, wire
 from proxy.core.decode import Decoded
+from proxy.core.edge import findings
 from proxy.core.edge.decode import decode
 from proxy.core.findings import Finding
 from proxy.core.hit import Hit, Received, Request, Suites
