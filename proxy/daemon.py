@@ -115,7 +115,8 @@ async def run(
             await stop.wait()
             reached(Point.STOP_ASKED)
             daemon.boss.tell("STOPPING=1")
-            # 1. No new hits; what is being stored is answered.
+            # 1. No new hits; what is being stored is answered, and nobody waits for a server.
+            daemon.roads.answer_no_more()
             await daemon.intake.close(GRACE_S)
             reached(Point.STOP_INTAKE_CLOSED)
             # 2. Nothing new is sent; what flies may land.

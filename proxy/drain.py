@@ -172,6 +172,7 @@ class Drain:
         self._trials: dict[int, _Trial] = {}
         self._last_ms: OrderedDict[int, int] = OrderedDict()  # the last stamp of a lane
         self._watched: dict[int, asyncio.Future[Reply | None]] = {}  # whose clients wait
+        self._silent = False  # nobody is to wait for a reply any more
         self._held_lanes: set[int] = set()
         self._paused = False
         self._afresh = True
@@ -204,7 +205,11 @@ class Drain:
     def _goes_on(self) -> bool:
         """Whether sends begin now, and go on beginning."""
         now = asyncio.get_running_loop().time()
-        return self.is_open and not self._ending.is_set() and self.pace.next_at(now) <= now + SOON_S
+        return (
+            self.is_open
+            and not (self._silent or self._ending.is_set())
+            and self.pace.next_at(now) <= now + SOON_S
+        )
 
     def goes_soon(self, lane: int) -> bool:
         """Whether a hit of this lane that is stored now may be sent in a moment."""
@@ -220,7 +225,7 @@ class Drain:
 
         So it does as soon as the hit has to wait: it is stored, and its client need not.
         """
-        if not self._goes_on and hit not in self._flying:
+        if self._silent or (not self._goes_on and hit not in self._flying):
             return None
         watch = self._watched[hit] = asyncio.get_running_loop().create_future()
         await asyncio.wait([watch], timeout=within_s)
@@ -233,6 +238,12 @@ class Drain:
         watch = self._watched.pop(hit, None)
         if watch is not None and not watch.done():
             watch.set_result(reply)
+
+    def answer_no_more(self) -> None:
+        """The daemon stops: who waits is told that the hit is stored, and goes."""
+        self._silent = True
+        for hit in list(self._watched):
+            self._answered(hit, None)
 
     def _dismiss(self) -> None:
         """Nobody waits for a hit that is not on its way."""

@@ -8,7 +8,6 @@ Source: docs/design/0013.
 from __future__ import annotations
 
 import asyncio
-from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -34,7 +33,9 @@ class Roads:
 
     def __init__(self, *roads: Road) -> None:
         self._roads = {road.name: road for road in roads}
-        self._asked: Counter[str] = Counter()  # what is passed through now, by protocol
+        # When what is passed through now is given up, by protocol.
+        self._asked: dict[str, set[asyncio.Timeout]] = {road: set() for road in self._roads}
+        self._ending = False
 
     def __iter__(self) -> Iterator[Road]:
         return iter(self._roads.values())
@@ -42,17 +43,31 @@ class Roads:
     async def ask(self, protocol: str, request: Request, within_s: float) -> Reply | None:
         """The reply to what is never stored; None when there is none in time."""
         road = self._roads.get(protocol)
-        if road is None or not road.drain.is_open or self._asked[protocol] >= MOST_WATCHED:
+        if self._ending or road is None or not road.drain.is_open:
             return None
-        self._asked[protocol] += 1
+        asked = self._asked[protocol]
+        if len(asked) >= MOST_WATCHED:
+            return None
+        until = asyncio.timeout(min(within_s, road.upstream.where.timeout_s))
+        asked.add(until)
         try:
-            async with asyncio.timeout(min(within_s, road.upstream.where.timeout_s)):
+            async with until:
                 reply = await road.upstream.send(request)
         except TimeoutError:
             return None
         finally:
-            self._asked[protocol] -= 1
+            asked.discard(until)
         return reply if isinstance(reply, Reply) else None
+
+    def answer_no_more(self) -> None:
+        """The daemon stops: nobody is to wait for a collection server any more."""
+        self._ending = True
+        now = asyncio.get_running_loop().time()
+        for until in (until for asked in self._asked.values() for until in asked):
+            if not until.expired():
+                until.reschedule(now)
+        for road in self:
+            road.drain.answer_no_more()
 
     def goes_soon(self, protocol: str, lane: int) -> bool:
         """Whether a hit of this lane that is stored now may be sent in a moment."""

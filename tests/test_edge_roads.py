@@ -579,17 +579,21 @@ async def test_through_kills_every_event_arrives_in_order_of_its_visitor_and_onc
 
 
 async def test_a_stop_answers_those_who_wait_for_edge(process: Launch, edge: FakeCollector) -> None:
-    """And their events go out after the next start."""
+    """At once, and their events go out after the next start; what was passed through gets 503."""
     daemon = process(None, settings(edge))
     await daemon.start()
     edge.always(timeout())
-    waiting = asyncio.create_task(send(daemon, "1"))
-    await edge.wait_for(1)
+    waiting = [
+        asyncio.create_task(send(daemon, "1")),
+        asyncio.create_task(send(daemon, "2", call="v1/privacy/set-consent")),
+    ]
+    await edge.wait_for(2)
     daemon.signal(signal.SIGTERM)
+    event, consent = await asyncio.wait_for(asyncio.gather(*waiting), 2)
+    assert empty(event)
+    assert consent.status == 503
     assert await daemon.ended() == 0
-    got = await asyncio.gather(waiting, return_exceptions=True)
     edge.heal()
     await daemon.start()
-    found = await daemon.until(lambda status: status["delivered"] + status["dead"] == 1)
-    assert found["balanced"]
-    assert got
+    found = await daemon.until(lambda status: status["delivered"] == 1)
+    assert (found["balanced"], found["dead"]) == (True, 0)
