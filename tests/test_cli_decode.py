@@ -9,11 +9,15 @@ from pathlib import Path
 
 import pytest
 from daemon import hit, write_config
+from hypothesis import given
+from hypothesis import strategies as st
 from test_cli import ROOT, Said, Shell, run, shell, shell_without
+from test_edge import cookie, entries
 
+from proxy.cli import pasted
 from proxy.cli.exits import Exit
 from proxy.core.hit import Request
-from proxy.core.render import request_json
+from proxy.core.render import curl, request_json
 
 __all__ = ["shell"]  # a fixture, found by its name
 
@@ -127,3 +131,125 @@ def test_findings_come_with_adobes_page() -> None:
         f'!         W4 wrong: pageName is 101 bytes; Adobe keeps 100: "\u2026{"x" * 20}|cut here|x"'
     )
     assert said.out.splitlines()[at + 1].endswith("/implementation/vars/page-vars/pagename")
+
+
+# --- events of the Edge Network ----------------------------------------------------------------
+
+EVENT = {"xdm": {"timestamp": "2026-02-02T02:40:00Z", "web": {"webPageDetails": {"name": "Home"}}}}
+BODY = json.dumps({"meta": entries(cookie()), "events": [EVENT]})
+INTERACT = "https://edge.adobedc.net/ee/or2/v1/interact?configId=abc&requestId=1"
+# As the network panels of Chrome, of Chrome with a body that has an apostrophe, and of Firefox
+# copy it.
+CHROME = f"""curl '{INTERACT}' \\
+  -H 'accept: */*' \\
+  -H 'content-type: text/plain; charset=UTF-8' \\
+  -b 's_ecid=1' \\
+  --data-raw '{BODY}'
+"""
+ODD = BODY.replace("Home", "It\\'s \\u0021 \\xc3\\xa9")
+QUOTED = f"curl '{INTERACT}' \\\n  --data-raw $'{ODD}' \\\n  --compressed\n"
+FIREFOX = f"curl '{INTERACT}' --compressed -X POST -H 'Accept: */*' --data-binary '{BODY}'\n"
+
+
+def titles(said: Said) -> list[str]:
+    return [json.loads(line)["title"] for line in said.out.splitlines()]
+
+
+def test_an_edge_request_is_read_in_whatever_form_one_has_it() -> None:
+    """A body alone, pretty or not, behind its URL, an export's line, what a browser copied."""
+    request = Request("POST", b"/ee/v1/interact?configId=abc", (), BODY.encode())
+    texts = [
+        BODY,
+        json.dumps(json.loads(BODY), indent=2),
+        f"{INTERACT}\n{BODY}",
+        f"POST {INTERACT} HTTP/1.1\n\n{json.dumps(json.loads(BODY), indent=4)}",
+        json.dumps(request_json(request)),
+        json.dumps(EVENT, indent=2),
+        CHROME,
+        FIREFOX,
+    ]
+    said = piped("\n".join(texts).encode(), "--json")
+    assert (said.code, said.err) == (0, "")
+    assert titles(said) == ["Home"] * len(texts)
+    rows = [json.loads(line) for line in said.out.splitlines()]
+    assert [row["suites"] for row in rows] == [
+        [],
+        [],
+        ["abc"],
+        ["abc"],
+        ["abc"],
+        [],
+        ["abc"],
+        ["abc"],
+    ]
+    assert [row["findings"] for row in rows] == [[]] * len(texts)
+
+
+def test_what_a_shell_would_make_of_quotes_is_made_of_them() -> None:
+    assert titles(piped(QUOTED.encode(), "--json")) == ["It's ! é"]
+    spaced = """curl --url="%s" -d "{\\"events\\":[{\\"data\\":{\\"a\\":\\"\\$x\\"}}]}" """
+    (row,) = piped((spaced % INTERACT).encode(), "--json").out.splitlines()
+    (group,) = json.loads(row)["decoded"]["groups"]
+    assert group["fields"][0]["value"] == "$x"
+
+
+@pytest.mark.parametrize(
+    "request_",
+    [
+        Request("POST", b"/ee/v1/collect?configId=abc", (), BODY.encode()),
+        Request("POST", b"/ee/v1/collect?configId=abc", (), BODY.replace("Home", "%é'").encode()),
+        Request("GET", b"/b/ss/rs1/1/x/s1?AQB=1&pageName=it%27s&AQE=1", ((b"A", b"b'c"),)),
+        Request("POST", b"/b/ss/rs1/1/x/s1", (), b"AQB=1&pageName=caf\xe9&ce=ISO-8859-1&AQE=1"),
+    ],
+    ids=["event", "odd event", "beacon", "odd beacon"],
+)
+def test_our_own_commands_are_read_back(request_: Request) -> None:
+    """What `hit --curl` and the page's Copy cURL give."""
+    command = curl(request_, "https://example.data.adobedc.net")
+    (found,) = pasted.hits(command.encode().splitlines(keepends=True))
+    assert found.request is not None
+    assert (found.request.method, found.request.target) == (request_.method, request_.target)
+    assert found.request.body == request_.body
+
+
+def test_a_url_of_an_event_wants_its_body(tmp_path: Path) -> None:
+    said = run("decode", INTERACT)
+    assert said.code == Exit.FAULT
+    assert said.err == "line 1 calls the Edge Network, and its body is missing: see --body\n"
+    file = tmp_path / "body.json"
+    file.write_text(BODY)
+    for body in (BODY, f"@{file}"):
+        assert run("decode", INTERACT, "--body", body).out.startswith('page view "Home" for abc')
+    assert piped(BODY.encode(), INTERACT, "--body", "@-").out.startswith('page view "Home" for abc')
+    assert run("decode", "--body", f"@{file}").out.startswith('page view "Home" for no datastream')
+    assert run("decode", INTERACT, "--body", "@/nowhere").code == Exit.FAULT
+
+
+def test_what_is_wrong_with_an_event_is_told_with_adobes_page() -> None:
+    bad = '{"events":[{"xdm":{"timestamp":1}},{"xdm":{"timestamp":2}}]}'
+    said = run("decode", INTERACT, "--body", bad)
+    rules = [line.split()[1] for line in said.out.splitlines() if line.startswith("!")]
+    assert rules == ["E2", "E4", "E4", "E6"]
+    assert "https://developer.adobe.com/data-collection-apis/docs/endpoints/interact" in said.out
+    refused = run("decode", "https://edge.adobedc.net/ee/v1/collect", "--body", "{}")
+    assert "E1 lost: configId or datastreamId is missing" in refused.out
+    assert "E1 lost: the events field is mandatory" in refused.out
+
+
+def test_json_that_never_ends_hides_nothing_behind_it() -> None:
+    text = '{"events": [\n' + URL + "\n{\n" + BODY + "\ncurl 'https://shop.example/\n" + URL
+    said = piped(text.encode(), "--json")
+    assert said.err.splitlines() == [f"line {number} holds no hit" for number in (1, 3, 5)]
+    assert titles(said) == ["Shop > Basket", "Home", "Shop > Basket"]
+
+
+@given(
+    st.lists(
+        st.sampled_from([*"{}[]\"\\$'|", "\n", "curl ", "printf ", "/b/ss/a", "é", "-d", "x", " "])
+    )
+)
+def test_whatever_is_pasted_each_line_is_accounted_for(pieces: list[str]) -> None:
+    lines = "".join(pieces).encode().splitlines(keepends=True)
+    found = list(pasted.hits(lines))
+    assert [one.line for one in found] == sorted({one.line for one in found})
+    assert bool(found) == bool(b"".join(lines).strip())

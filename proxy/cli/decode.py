@@ -1,17 +1,17 @@
 """`decode`: what a hit says, from its URL, with no daemon and no network.
 
-Rule: whatever holds a hit is read: a URL, a line of a log with one in it, the query alone, a
-line of an export.  What holds none is said on standard error, and the exit code tells.
+Rule: whatever holds a hit is read (`pasted` knows the forms).  What holds none is said on
+standard error, and the exit code tells.
 Source: clig.dev, for a verb that stands in a pipe.
 """
 
 from __future__ import annotations
 
 import json
-import re
 import sys
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -23,32 +23,36 @@ from proxy.cli.options import Options, Verb
 if TYPE_CHECKING:
     from proxy.core.hit import Request, Suites
 
-# The path as a client writes it, wherever in a line; a quote or a space ends it.
-BEACON = re.compile(rb"/b/ss/[^\s\"'<>]*")
-QUERY = re.compile(rb"\??[^\s=&]+=[^\s]*")
+# Of a hit without its request line nobody is blamed for these.
+OF_THE_LINE = frozenset({("L5", ""), ("E1", "configId"), ("E8", "xdm.timestamp")})
 
 
 @click.command(cls=Verb)
 @click.argument("urls", metavar="[URL|-]...", nargs=-1)
-@click.option("--body", metavar="TEXT", help="What the request had as its body.")
+@click.option(
+    "--body", metavar="TEXT", help="What the request had as its body; @FILE or @- reads it."
+)
 @click.pass_obj
 def decode(options: Options, urls: tuple[str, ...], body: str | None) -> None:
     """What a hit says, from its URL; needs no daemon.
 
-    Without a URL, or with "-", lines of standard input: URLs, lines of an access log or of an
-    export. With --json each hit is one line.
+    Without a URL, or with "-", standard input: URLs, lines of an access log or of an export,
+    the query of a beacon, the JSON body of a Web SDK request (its URL may stand in the line
+    before), an event as a page gives it to sendEvent, or a request that a browser copied as
+    cURL. With --json each hit is one line.
     """
+    from proxy.cli import pasted  # noqa: PLC0415 - tables that `--help` need not pay for
+
     suites = _suites(options)
     missed = count = 0
-    for number, line in enumerate(_lines(urls)):
-        if not line.strip():
-            continue
-        request = _request(line.strip(), b"" if body is None else body.encode())
-        if request is None:
+    given = b"" if body is None else _body(body)
+    lines = given.splitlines(keepends=True) if given and not urls else _lines(urls)
+    for found in pasted.hits(lines, given if urls else b""):
+        if found.request is None:
             missed += 1
-            click.echo(f"line {number + 1} holds no hit", err=True)
+            click.echo(f"line {found.line} {found.why}", err=True)
             continue
-        _say(options, _found(request, suites), count)
+        _say(options, _found(found.request, suites, is_whole=found.is_whole), count)
         count += 1
     if missed:
         raise Stop(Exit.FAULT)
@@ -64,25 +68,18 @@ def _lines(urls: tuple[str, ...]) -> Iterator[bytes]:
             yield url.encode("utf-8", "surrogateescape")
 
 
-def _request(line: bytes, body: bytes) -> Request | None:
-    """The hit in the line, if there is one."""
-    from proxy.core import render  # noqa: PLC0415 - tables that `--help` need not pay for
-    from proxy.core.hit import Request  # noqa: PLC0415 - as above
-
-    if line.startswith(b"{"):
-        try:
-            return render.request_of(json.loads(line))
-        except (ValueError, TypeError, RecursionError):
-            return None
-    beacon = BEACON.search(line)
-    if beacon is not None:
-        return Request("POST" if body else "GET", beacon[0].partition(b"#")[0], (), body)
-    if QUERY.fullmatch(line) and b"://" not in line.partition(b"=")[0]:
-        return Request("GET", b"?" + line.removeprefix(b"?"), (), body)
-    return None
+def _body(text: str) -> bytes:
+    if not text.startswith("@"):
+        return text.encode("utf-8", "surrogateescape")
+    if text == "@-":
+        return sys.stdin.buffer.read()
+    try:
+        return Path(text[1:]).read_bytes()
+    except OSError as error:
+        raise Stop(Exit.FAULT, f"{text[1:]}: {error.strerror or error}") from error
 
 
-def _found(request: Request, suites: Suites) -> dict[str, Any]:
+def _found(request: Request, suites: Suites, *, is_whole: bool) -> dict[str, Any]:
     """What the API would say of the hit, as far as the hit alone tells it."""
     from proxy.core import render  # noqa: PLC0415 - as above
     from proxy.core.edge import findings  # noqa: PLC0415 - as above
@@ -96,11 +93,10 @@ def _found(request: Request, suites: Suites) -> dict[str, Any]:
         "title": decoded.title,
         "suites": decoded.suites,
         "decoded": render.as_json(decoded),
-        # A query without its path says nothing of report suites.
         "findings": [
             render.finding_json(one)
             for one in found
-            if one.rule != "L5" or not request.target.startswith(b"?")
+            if is_whole or (one.rule, one.key) not in OF_THE_LINE
         ],
     }
 

@@ -64,7 +64,8 @@ def _tail(text: str) -> str:
 
 def _detail(found: Mapping[str, Any]) -> Iterator[str]:
     said = found["decoded"]
-    suites = ", ".join(found["suites"]) or "no report suite"
+    whom = "datastream" if said.get("protocol") == "edge" else "report suite"
+    suites = ", ".join(found["suites"]) or f"no {whom}"
     yield f'{KINDS.get(said["kind"], said["kind"])} "{said["title"]}" for {suites}'
     for one in found["findings"]:
         parts = (f"{one['rule']} {one['severity']}", one["text"])
