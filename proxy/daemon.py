@@ -190,7 +190,8 @@ class Daemon:
             connections(most_in_flight(settings)),
         )
         drains = [road.drain for road in roads]
-        self.reading = Reading(queue, drains, lambda: self.suites, self.server)
+        edge = None if settings.edge is None else str(settings.edge.server)
+        self.reading = Reading(queue, drains, lambda: self.suites, self.server, edge)
         incoming = Incoming(
             queue, lambda: self.suites, lambda: self.intake.spoken, is_capture=not roads
         )

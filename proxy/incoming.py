@@ -85,7 +85,7 @@ class Incoming:
                     self._queue.tally(taken.tally)
                 why = taken.answer.body.decode("utf-8", "replace").strip()
                 raise ValueError(f"refused with {taken.answer.status}: {why:.200}")
-        raise ValueError("a request for an identity is no hit")
+        raise ValueError("it is passed through where it comes in, and never stored")
 
     def _received(self, at_ms: float | None) -> Received:
         """The instant it was received elsewhere, on this boot's clock; now, if it is not known.

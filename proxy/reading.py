@@ -37,9 +37,11 @@ class Reading:
         drains: Sequence[Drain],
         suites: Callable[[], Suites],
         server: str | None = None,
+        edge: str | None = None,
     ) -> None:
         self._queue, self._drains, self._suites = queue, drains, suites
         self._base_url = Told().base_url if server is None else server
+        self._edge_url = Told().edge_url if edge is None else edge
         self._suites_said, self._suites_until = b"", -inf
         self._reader = Reader(queue.path, self._told)
 
@@ -160,7 +162,7 @@ class Reading:
         tries: dict[int, int] = {}
         for drain in self._drains:
             tries |= drain.tries(MOST_TRIES)
-        return Told(self._suites(), self._base_url, self._flying(), tries)
+        return Told(self._suites(), self._base_url, self._flying(), tries, self._edge_url)
 
     def _flying(self) -> frozenset[int]:
         return frozenset[int]().union(*(drain.flying for drain in self._drains))

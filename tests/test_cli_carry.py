@@ -10,14 +10,16 @@ from typing import Any
 import pytest
 from daemon import Serve, Served, hit
 from test_cli import Shell, run, shell_for, shell_without
+from test_edge import cookie, entries
 
 from proxy.cli import files_of_hits
 from proxy.cli.exits import Exit
 from proxy.core.hit import Request
-from proxy.core.render import request_json
+from proxy.core.render import iso, request_json
 from proxy.fake import FakeCollector
 
-OPTIONAL = {"suites.timestamps": "optional"}
+OPTIONAL: dict[str, object] = {"suites.timestamps": "optional"}
+JSON = {"Content-Type": "application/json"}
 COOKIE = {"Cookie": "s_vi=[CS]v1|2B2AF1AA05079532-40000110400027BD[CE]"}
 
 
@@ -124,6 +126,40 @@ async def test_an_export_comes_in_again_as_the_same_hits(
         assert any(sent.decode("latin-1") in (r["target"] + "?" + r["body"]) for r in before)
     stamps = {int(received.param(b"ts") or 0) for received in adobe.received}
     assert stamps == set(seconds.values())
+
+
+async def test_events_of_the_edge_network_come_in_again_too(
+    serve: Serve, adobe: FakeCollector, tmp_path: Path
+) -> None:
+    """Each goes to its own server; `replay`, which has one, leaves them out and says so."""
+    async with FakeCollector() as edge:
+        roads: dict[str, object] = {**OPTIONAL, "edge.server": edge.url}
+        first = await serve(adobe, roads)
+        await first.tell("/api/v1/forwarding/offline")
+        await first.hits(range(1))
+        xdm = {"web": {"webPageDetails": {"name": "Home"}}}
+        body = json.dumps({"meta": entries(cookie()), "events": [{"xdm": xdm}]}).encode()
+        for path in ("v1/collect", "v1/interact"):
+            await first.send(f"/ee/{path}?configId=abc", "POST", JSON, body)
+        file = await exported(shell_for(first, tmp_path, roads))
+        at_ms = {row["received_ms"] for row in rows(file.read_text())}
+        await first.stop()
+        first.queue_file.unlink()
+
+        second = await serve(adobe, roads)
+        shell = shell_for(second, tmp_path, roads)
+        said = await shell("import", str(file))
+        assert (said.code, said.out) == (0, "3 in the file, 3 server calls, 3 imported\n")
+        assert f"They will be sent to {adobe.url} and {edge.url}: 3 server calls" in said.err
+        await second.until(lambda status: status["delivered"] == 3)
+        assert [hit.path for hit in edge.received] == [b"/ee/v1/collect", b"/ee/v1/interact"]
+        stamps = {event["xdm"]["timestamp"] for hit in edge.received for event in hit.events}
+        assert stamps <= {iso(at) for at in at_ms}, "each at its own time"
+
+        replayed = await shell("replay", str(file), "--to", adobe.url, "--yes")
+        assert replayed.out == "1 of 1 sent\n"
+        assert "left out: 2 events of the Edge Network" in replayed.err
+        assert len(edge.received) == 2
 
 
 async def test_a_har_file_is_imported_without_what_is_no_hit(

@@ -489,6 +489,10 @@ async def test_people_who_look_at_hits_find_events_among_them(
     assert shown["decoded"]["protocol"] == "edge"
     assert shown["findings"][0]["doc"].endswith("/xdm/classes/experienceevent")
     assert len((await daemon.ask("/api/v1/hits")).json()["hits"]) == 2
+    curl = (await daemon.ask(f"/api/v1/hits/{row['id']}/curl")).body.decode()
+    assert f"'{edge.url}{target}'" in curl, "it goes to the server of its own protocol"
+    har = (await daemon.ask("/api/v1/hits.har?q=eVar12:twelve")).json()
+    assert har["log"]["entries"][0]["request"]["url"] == edge.url + target
 
 
 async def test_an_event_can_be_exported_and_brought_back(

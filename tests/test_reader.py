@@ -164,6 +164,7 @@ def test_what_the_daemon_knows_arrives_whole() -> None:
         "https://example.data.adobedc.net",
         frozenset({1, 2}),
         {3: 4},
+        "https://edge.adobedc.net",
     )
 
     said = json.loads(json.dumps(reader_module._as_json(told)))

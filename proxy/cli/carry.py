@@ -115,7 +115,7 @@ def import_(options: Options, file: str, dry_run: bool) -> None:
     """Hits of a file into the queue.
 
     The file is an export or a HAR file. Each hit gets its own time, where its report suite takes
-    timestamps, and waits like any other.
+    timestamps, and waits like any other; events of the Edge Network go where [edge] says.
     """
     from proxy.cli import files_of_hits  # noqa: PLC0415 - the core that `--help` need not load
 
@@ -135,8 +135,10 @@ def _import(options: Options, found: Contents, dry_run: bool) -> None:
         _say(options, said, found.suites)
         return
     daemon = ask.daemon(options)
-    server = daemon.get("/api/v1/status").get("upstream")
-    if server and found.places:
+    status = daemon.get("/api/v1/status")
+    roads = {False: status.get("upstream"), True: (status.get("edge") or {}).get("upstream")}
+    servers = filter(None, (roads[one] for one in sorted({p.is_event for p in found.places})))
+    if server := " and ".join(servers):
         what = f"{found.calls:,} server calls, which Adobe bills"
         note(options, f"They will be sent to {server}: {what}.")
     imported = refused = 0

@@ -23,6 +23,7 @@ from typing import Any, BinaryIO
 
 from proxy.cli.exits import Exit, Stop
 from proxy.core import beacon, headers, render
+from proxy.core.edge import read, stamp
 from proxy.core.hit import Request
 from proxy.core.insertion import InsertionRefused
 from proxy.errors import NotABeacon
@@ -38,6 +39,7 @@ class Place:
     """A hit of a file: when it was received, if that is known, and where it stands.
 
     `has_ts`: its client set a time. `delivered`: it had been delivered when it was exported.
+    `is_event`: it is one of the Edge Network, and its suite a datastream.
     """
 
     at_ms: float | None
@@ -47,6 +49,7 @@ class Place:
     delivered: bool
     where: str
     offset: int
+    is_event: bool = False
 
 
 @dataclass(slots=True)
@@ -97,20 +100,32 @@ class Contents:
         for where, offset, row in self._rows():
             try:
                 request, at_ms = _hit(row)
-                said = beacon.read(request)
+                whose, has_ts, is_event = _read(request)
             except (ValueError, NotABeacon, InsertionRefused) as error:
                 self.others += 1
                 if len(self.faults) < MOST_FAULTS:
                     self.faults.append(f"{where}: {error}")
                 continue
-            names = suites.setdefault(said.suites, said.suites)
+            names = suites.setdefault(whose, whose)
             delivered = row.get("state") == "delivered"
-            has_ts = said.ts is not None
             # An export has the newest first, also among those of one millisecond.
             id_ = row.get("id")
             id_ = id_ if type(id_) is int else len(self.places)
-            self.places.append(Place(at_ms, id_, names, has_ts, delivered, where, offset))
+            self.places.append(Place(at_ms, id_, names, has_ts, delivered, where, offset, is_event))
         self.places.sort(key=_in_order)
+
+
+def _read(request: Request) -> tuple[tuple[str, ...], bool, bool]:
+    """To whom it goes, whether its client set a time, and whether it is an event."""
+    path, _, query = request.target.partition(b"?")
+    where = None if path.startswith(b"/b/ss/") else read.stored_endpoint(path)
+    if where is None:
+        said = beacon.read(request)
+        return said.suites, said.ts is not None, False
+    if where.call is read.Call.SESSION or request.method != "POST":
+        raise NotABeacon(404, "no event that could be stored")
+    read.events(read.document(request.body), where)
+    return (read.asked(query).datastream,), stamp.is_dated(request.body, where), True
 
 
 def _in_order(place: Place) -> tuple[float, int]:

@@ -139,10 +139,12 @@ class Filed:
                     f"{self.why.message}; and there is no queue file at {path}"
                 ) from self.why
             note(self.options, f"from the file {path}; {self.why.message}")
-            upstream = found.config.upstream
-            told = browse.Told(config.suites(found.config))
-            if upstream is not None:
-                told = browse.Told(told.suites, str(upstream.server))
+            upstream, edge = found.config.upstream, found.config.edge
+            told = browse.Told(
+                config.suites(found.config),
+                browse.OURS if upstream is None else str(upstream.server),
+                edge_url=browse.OURS if edge is None else str(edge.server),
+            )
             self._opened = browse.Browser(path, told)
         return self._opened
 

@@ -89,6 +89,11 @@ def replay(
     with files_of_hits.opened(file) as found:
         for fault in found.faults:
             note(options, f"left out: {fault}")
+        events = sum(place.is_event for place in found.places)
+        if events:
+            what = f"{_many(events, 'event')} of the Edge Network: `trackoffline import` takes them"
+            note(options, f"left out: {what}")
+            found.places = [place for place in found.places if not place.is_event]
         del found.places[:skip]
         if not found.places:
             raise Stop(Exit.FAULT, f"no hit to send in {file}")

@@ -45,6 +45,7 @@ NEWEST = 2**63 - 1
 MOST_SUITES, MOST_GROUPS, OTHER = 200, 100, "other"
 SAMPLE = 200
 DAY_MS = 86_400_000
+OURS = "http://127.0.0.1:8277"  # where nothing else is configured
 HEAD = 6_000  # more than a path with as many report suites as a hit may have
 PATH = re.compile(rb"[A-Z]+ /b/ss/([^/? ]+)/")
 
@@ -90,14 +91,19 @@ _ORDER = " ORDER BY 1 DESC LIMIT :most"
 class Told:
     """What the file does not know: the configured suites, and what the daemon is doing.
 
-    `base_url` is where hits go; `sending` are those in flight, `tries` the failed tries of
-    those that wait for another.
+    `base_url` is where hits go, `edge_url` where events do; `sending` are those in flight,
+    `tries` the failed tries of those that wait for another.
     """
 
     suites: Suites = field(default_factory=lambda: Suites({}))
-    base_url: str = "http://127.0.0.1:8277"
+    base_url: str = OURS
     sending: frozenset[int] = frozenset()
     tries: Mapping[int, int] = field(default_factory=dict)
+    edge_url: str = OURS
+
+    def goes_to(self, hit: Hit) -> str:
+        """The server of its protocol, as its lane tells."""
+        return self.edge_url if hit.lane < 0 else self.base_url
 
 
 @dataclass(frozen=True, slots=True)
@@ -225,7 +231,9 @@ class Browser:
         kept = self.find(id_)
         if kept is None:
             return None
-        return render.curl(_own(kept.hit), self.told.base_url, unredacted=unredacted) + "\n"
+        return (
+            render.curl(_own(kept.hit), self.told.goes_to(kept.hit), unredacted=unredacted) + "\n"
+        )
 
     def export(
         self, kind: str, q: str = "", cursor: int | None = None, *, unredacted: bool = False
@@ -564,7 +572,7 @@ def _har(browser: Browser, found: Iterable[Seen], unredacted: bool) -> str:
     entries = [
         render.har_entry(
             _own(seen.kept.hit),
-            browser.told.base_url,
+            browser.told.goes_to(seen.kept.hit),
             received_ms=seen.kept.received_ms,
             status=seen.kept.status,
             unredacted=unredacted,

@@ -192,6 +192,7 @@ def _as_json(told: Told) -> dict[str, Any]:
         "known": {rsid: [one.timestamps, one.when_late] for rsid, one in suites.known.items()},
         "unlisted": [suites.unlisted.timestamps, suites.unlisted.when_late],
         "base_url": told.base_url,
+        "edge_url": told.edge_url,
         "sending": list(told.sending),
         "tries": list(told.tries.items()),
     }
@@ -206,6 +207,7 @@ def _from_json(said: dict[str, Any]) -> Told:
         said["base_url"],
         frozenset(said["sending"]),
         dict(said["tries"]),
+        said["edge_url"],
     )
 
 
