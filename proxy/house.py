@@ -16,6 +16,7 @@ from collections.abc import Awaitable, Callable, Mapping
 
 import structlog
 
+from proxy.core.link import State
 from proxy.core.words import span
 from proxy.desk import Desk
 from proxy.errors import QueueError
@@ -91,6 +92,8 @@ async def sentence(desk: Desk) -> str:
         oldest = await desk.oldest_s()
         if oldest is not None:
             words.append(f"oldest {span(oldest)}")
+    others = [road for road in desk.roads if desk.drain not in (None, road.drain)]
+    words += [f"{road.name} offline" for road in others if road.drain.link.state is State.OFFLINE]
     if ledger.dead:
         words.append(f"{ledger.dead:,} dead letters")
     if ledger.held:

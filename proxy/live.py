@@ -37,7 +37,7 @@ class Live:
         self._listeners = 0
         self._sampling = asyncio.Lock()
         self._sampled_at = self._told_at = -STATUS_S
-        self._state = ""
+        self._state: tuple[str, ...] = ()
         self._ledger = Ledger()
         self._last_id = 0
 
@@ -84,7 +84,10 @@ class Live:
                 return
             self._sampled_at = now
             queue = self._desk.queue
-            ledger, last_id, state = queue.ledger, queue.last_id, self._desk.state()
+            ledger, last_id = queue.ledger, queue.last_id
+            # The state is one road's; each may come and go by itself.
+            links = (drain.link.state for drain in self._desk.drains)
+            state = self._desk.state(), *map(str, links)
             is_news = ledger != self._ledger or last_id != self._last_id
             if is_news:
                 self._feed.publish("hits", await self._changed(last_id))

@@ -429,6 +429,27 @@ async def test_edge_alone_is_told_of_as_well(serve: Serve, edge: FakeCollector) 
     checks = (await daemon.ask("/api/v1/health")).json()["checks"]
     (road,) = [check for check in checks if check["name"] in {"upstream", "edge"}]
     assert (road["name"], road["state"]) == ("edge", "warn")
+    assert show.needs_a_person(found)
+
+
+async def test_beside_analytics_edge_is_told_of_in_every_status(
+    serve: Serve, adobe: FakeCollector, edge: FakeCollector
+) -> None:
+    """Its link, since when, and its last error; one word where there is one line."""
+    daemon = await serve(adobe, settings(edge))
+    await daemon.hits(range(1))
+    await send(daemon, "1", call="v1/collect")
+    found = await daemon.until(lambda status: status["delivered"] == 2)
+    (line,) = [one for one in show.status_lines(found, "") if one.startswith("Edge")]
+    assert line.startswith(f"Edge       {edge.url}: online; last 20")
+    assert not show.needs_a_person(found)
+    await edge.cut()
+    await send(daemon, "2", call="v1/collect")
+    found = await daemon.until(lambda status: status["edge"]["link"] == "offline")
+    (line,) = [one for one in show.status_lines(found, "") if one.startswith("Edge")]
+    assert re.search(r": offline since .*Connect call failed.*; next try in", line)
+    assert show.watch_line(found).endswith("takes hits; Edge offline")
+    assert show.needs_a_person(found)
 
 
 async def test_a_reload_brings_other_datastreams(process: Launch, edge: FakeCollector) -> None:
@@ -483,6 +504,10 @@ async def test_people_who_look_at_hits_find_events_among_them(
     assert row["events"] == ["event1", "purchase"]
     assert row["visitor"] == {"kind": "mid", "value": ECID}
     assert row["findings"] == [{"rule": "E8", "severity": "note"}]
+    suites = (await daemon.ask("/api/v1/suites")).json()["suites"]
+    known = {one["suite"]: (one["protocol"], one["waiting"]) for one in suites}
+    assert known["abc"] == ("edge", 1)
+    assert {one[0] for one in known.values()} == {"analytics", "edge"}
     (same,) = (await daemon.ask("/api/v1/hits?q=rule:E8")).json()["hits"]
     assert same["id"] == row["id"]
     shown = (await daemon.ask(f"/api/v1/hits/{row['id']}")).json()

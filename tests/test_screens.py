@@ -18,6 +18,7 @@ from urllib.parse import quote
 import pytest
 from daemon import Serve, Served
 from test_browser import chromium
+from test_edge import cookie, entries
 
 from proxy import fake
 from proxy.core import search
@@ -521,6 +522,59 @@ async def test_an_outage_is_seen_to_come_and_to_go(
     await adobe.restore()
     await screen.press("Retry now")
     await screen.has("Online", "#state")
+
+
+async def test_both_roads_are_seen_and_each_by_itself(
+    serve: Serve, adobe: FakeCollector, look: Look
+) -> None:
+    """Edge beside Analytics: its link, its last error, its queue; its events and their server."""
+    async with FakeCollector() as edge:
+        slow = {"retry.first": "1h", "retry.max": "1h"}
+        daemon = await serve(adobe, {**OPTIONAL, **slow, "edge.server": edge.url})
+        await send(daemon, beacon("Home"))
+        screen = await look(daemon)
+        await screen.has(re.compile("Edge ready"), "#aside")
+        await screen.has("Online", "#state")
+        await edge.cut()
+        xdm = {"web": {"webPageDetails": {"name": "Shoes"}}}
+        body = json.dumps({"meta": entries(cookie()), "events": [{"xdm": xdm}]}).encode()
+        target = "/ee/v1/collect?configId=abc"
+        text = {"Content-Type": "text/plain"}
+        assert (await daemon.send(target, "POST", text, body)).status == 204
+        down = r"Edge is offline since .*: 127.*cannot be reached \(connection refused\)"
+        await screen.has(re.compile(down), "#state")
+        await screen.has(re.compile("Edge offline, next try in"), "#aside")
+        await screen.has("datastream", "table.suites")
+        assert "timestamps" not in await screen.page.locator("table.suites").inner_html()
+        row = screen.page.locator("table.suites tr", has_text="abc")
+        assert (await row.locator("td.count").first.inner_text()).strip() == "1"
+
+        await screen.open("/health")
+        check = screen.page.locator("tr[data-name=edge]")
+        await check.get_by_text("Connect call failed").wait_for()
+        await check.get_by_role("button", name="Test now").wait_for()
+        await screen.open("/hits?q=page:Shoes")
+        await screen.rows(1)
+        await edge.restore()
+        await screen.press("Retry now")
+        await daemon.until(lambda status: status["delivered"] == 2)
+        await screen.until("!document.getElementById('state').textContent.includes('Edge')")
+        await screen.has(re.compile("Edge online"), "#aside")
+
+
+async def test_edge_alone_has_the_line_of_the_state(serve: Serve, look: Look) -> None:
+    async with FakeCollector() as edge:
+        daemon = await serve(None, {"edge.server": edge.url})
+        screen = await look(daemon)
+        await screen.has(re.compile("Ready.*sent to 127"), "#state")
+        text = {"Content-Type": "text/plain"}
+        body = json.dumps({"events": [{"xdm": {}}]}).encode()
+        await daemon.send("/ee/v1/collect?configId=abc", "POST", text, body)
+        await screen.has(re.compile("Online: delivering to 127"), "#state")
+        await edge.cut()
+        await daemon.send("/ee/v1/collect?configId=abc", "POST", text, body)
+        await screen.has(re.compile("Offline since .* cannot be reached"), "#state")
+        await screen.press("Retry now")
 
 
 async def test_a_pause_that_the_server_asked_for_is_said_and_can_be_ended(

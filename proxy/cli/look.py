@@ -68,7 +68,7 @@ def _watch(options: Options) -> NoReturn:
         said = ""
         while True:
             found = _now(options)
-            line = json.dumps(found) if options.json else show.state_line(found)
+            line = json.dumps(found) if options.json else show.watch_line(found)
             # Of JSON every look is another one, for the time in it.
             if line != said:
                 click.echo(line)

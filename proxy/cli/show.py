@@ -60,6 +60,7 @@ def needs_a_person(found: dict[str, Any]) -> bool:
     """Whether something is not as it should be, and does not mend itself unseen."""
     return bool(
         found["state"] not in ("online", "capture")
+        or (found.get("edge") or {}).get("link") == "offline"
         or found["dead"]
         or found["held"]
         or not found.get("balanced", True)
@@ -83,9 +84,16 @@ def _road(found: dict[str, Any]) -> dict[str, Any]:
     return edge or forwarding or {}
 
 
+def watch_line(found: dict[str, Any]) -> str:
+    """The line of `state_line`, and in a word how the other road is."""
+    edge = found.get("edge") if found.get("forwarding") else None
+    return state_line(found) + ("" if edge is None else f"; Edge {edge['link']}")
+
+
 def _link(road: dict[str, Any]) -> str:
     if road["link"] != "offline":
-        return f"{road['upstream']}: {road['link']}"
+        last = road.get("last_delivery_ms")
+        return f"{road['upstream']}: {road['link']}" + (f"; last {clock(last)}" if last else "")
     return f"{road['upstream']}: offline {_since(road)}"
 
 

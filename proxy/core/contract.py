@@ -177,6 +177,7 @@ SCHEMAS: dict[str, Schema] = {
         suites=_list(
             _object(
                 suite=TEXT,
+                protocol=_choice("analytics", "edge"),
                 timestamps=_choice("required", "optional", "not-allowed", "unknown"),
                 listed=FLAG,
                 waiting=COUNT,

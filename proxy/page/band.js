@@ -29,7 +29,7 @@ export class Band {
       this.sentence = sentence
       const [word, ...rest] = sentence.split("|")
       put($("state"), h("strong", {}, word), rest.join("|"))
-      $("state").title = status.forwarding?.last_failure ?? ""
+      $("state").title = failures(status)
     }
     this.#tick()
     this.#steer(status)
@@ -37,7 +37,8 @@ export class Band {
 
   #tick() {
     if (!this.status) return
-    const { state, forwarding } = this.status
+    const { state } = this.status
+    const forwarding = road(this.status)
     const since = (Date.now() - this.shownAt) / 1_000
     const beside = []
     if (isWaiting(this.status)) {
@@ -52,6 +53,8 @@ export class Band {
       ])
     }
     if (forwarding?.in_flight) beside.push(`${number(forwarding.in_flight)} in flight`)
+    const other = otherRoad(this.status)
+    if (other) beside.push(h("a", { href: "/health" }, besideIt(other, since)))
     put(
       $("aside"),
       beside.map((one, at) => [at ? " · " : "", one]),
@@ -61,10 +64,10 @@ export class Band {
   #steer(status) {
     const buttons =
       {
-        online: isWaiting(status) ? ["retry", "offline"] : ["offline"],
+        online: isWaiting(status) || isDown(status) ? ["retry", "offline"] : ["offline"],
         offline: isUntried(status) ? ["offline"] : ["retry", "offline"],
         held: ["online"],
-        refusing: status.forwarding ? ["retry"] : [],
+        refusing: road(status) ? ["retry"] : [],
       }[status.state] ?? []
     if (buttons.join() === this.steered) return
     this.steered = buttons.join()
@@ -102,10 +105,41 @@ export class Band {
   }
 }
 
-const isWaiting = ({ state, forwarding }) =>
-  forwarding !== null &&
-  (state === "offline" || state === "online") &&
-  forwarding.next_try_seconds !== null
+/** The road that the state speaks of: that of Analytics, unless only Edge's was used. */
+function road({ upstream, forwarding, edge }) {
+  if (forwarding && (!edge || forwarding.link !== "suspect")) return { upstream, ...forwarding }
+  return edge ?? (forwarding && { upstream, ...forwarding })
+}
+
+/** Where both are configured, the one that the state does not speak of. */
+function otherRoad(status) {
+  const { upstream, forwarding, edge, state } = status
+  if (!forwarding || !edge || state === "held") return null
+  return road(status) === edge
+    ? { name: "Analytics", upstream, ...forwarding }
+    : { name: "Edge", ...edge }
+}
+
+/** Nothing was sent there yet, so that nobody knows. */
+const isFresh = (one) => one.link === "suspect" && !one.last_failure && !one.last_delivery_ms
+
+function besideIt(other, since) {
+  if (isFresh(other)) return `${other.name} ready`
+  if (other.link !== "offline") return `${other.name} ${other.link}`
+  const left = (other.next_try_seconds ?? 0) - since
+  return `${other.name} offline, ${left > 0.5 ? `next try in ${span(left)}` : "trying now"}`
+}
+
+const isDown = (status) => otherRoad(status)?.link === "offline"
+
+/** All that was heard of failures, for who asks. */
+const failures = ({ forwarding, edge }) =>
+  [forwarding?.last_failure, edge?.last_failure].filter(Boolean).join("; Edge: ")
+
+const isWaiting = (status) =>
+  road(status) !== null &&
+  (status.state === "offline" || status.state === "online") &&
+  road(status).next_try_seconds !== null
 
 const FAILURES = [
   [/ConnectionRefused|Connect call failed|refused/i, "connection refused"],
@@ -122,22 +156,33 @@ function because(failure) {
 }
 
 /** The daemon has just started: what it counts as no link is only one that nobody has used yet. */
-const isUntried = ({ state, forwarding }) =>
-  state === "offline" && forwarding?.link === "suspect" && !forwarding.last_failure
+const isUntried = (status) =>
+  status.state === "offline" && road(status)?.link === "suspect" && !road(status).last_failure
+
+const host = (one) => (one?.upstream ?? "").replace(/^https?:\/\//, "")
+
+/** What is to be said of the other road: only that it is down. */
+function elsewhere(status) {
+  if (!isDown(status)) return ""
+  const other = otherRoad(status)
+  const since = clock(other.since_ms)
+  return `; ${other.name} is offline since ${since}: ${host(other)} cannot be reached${because(other.last_failure)}`
+}
 
 /** The state in a sentence; the part before the bar is its name. */
 function said(status) {
-  const { state, forwarding } = status
-  const to = (status.upstream ?? "").replace(/^https?:\/\//, "")
+  const { state } = status
+  const forwarding = road(status)
+  const to = host(forwarding)
   switch (state) {
     case "capture":
       return "Capture only|: hits are kept and shown here, nothing is sent to Adobe"
     case "online":
-      return `Online|: delivering to ${to}`
+      return `Online|: delivering to ${to}${elsewhere(status)}`
     case "offline": {
       if (isUntried(status)) return `Ready|: nothing has been sent to ${to} yet`
       const since = forwarding?.since_ms ? ` since ${clock(forwarding.since_ms)}` : ""
-      return `Offline|${since}: ${to} cannot be reached${because(forwarding?.last_failure)}`
+      return `Offline|${since}: ${to} cannot be reached${because(forwarding?.last_failure)}${elsewhere(status)}`
     }
     case "held": {
       const until = forwarding?.held_until_ms

@@ -212,7 +212,7 @@ function checked(checks, test) {
             {},
             one.text,
             one.action ? h("span", { class: "muted" }, ` → ${one.action}`) : null,
-            /upstream/i.test(one.name) && one.state !== "ok"
+            /^(upstream|edge)$/i.test(one.name) && one.state !== "ok"
               ? [" ", h("button", { type: "button", onclick: () => test(one.name) }, "Test now")]
               : null,
           ),

@@ -138,7 +138,7 @@ export class Hit {
           {},
           press(
             "Copy URL",
-            copied(() => this.#url(hit.request)),
+            copied(() => this.#url(hit)),
           ),
           press(
             "Copy JSON",
@@ -151,14 +151,19 @@ export class Hit {
         ),
       ),
       hit.state === "dead" ? press("Requeue", requeue) : null,
-      hit.state === "waiting" && this.app.status?.forwarding ? press("Retry", retry) : null,
+      hit.state === "waiting" && (this.app.status?.forwarding ?? this.app.status?.edge)
+        ? press("Retry", retry)
+        : null,
     ]
   }
 
-  /** The whole request as an address; what a POST had in its body goes behind the `?`. */
-  #url(request) {
-    const base = this.app.status?.upstream ?? "http://127.0.0.1:8277"
-    const isForm = request.method === "POST" && request.body && !request.body.startsWith("<")
+  /** The whole request as an address; what a beacon had in its body goes behind the `?`. */
+  #url({ request, decoded }) {
+    const isEvent = decoded.protocol === "edge"
+    const { upstream, edge } = this.app.status ?? {}
+    const base = (isEvent ? edge?.upstream : upstream) ?? "http://127.0.0.1:8277"
+    const isBeacon = !isEvent && request.method === "POST" && request.body
+    const isForm = isBeacon && !request.body.startsWith("<")
     const joint = request.target.includes("?") ? "&" : "?"
     return `${base}${request.target}${isForm ? joint + request.body : ""}`
   }

@@ -26,7 +26,7 @@ export class Overview {
       this.figures,
       this.wanting,
       this.chart.element,
-      h("h2", {}, "Report suites"),
+      h("h2", {}, "Report suites and datastreams"),
       this.table,
     )
     get("config")
@@ -207,7 +207,8 @@ export class Overview {
   #suite(one) {
     const find = (more) => `/hits?q=${encodeURIComponent(`suite:"${one.suite}"${more}`)}`
     const count = (value, more) => (value ? h("a", { href: find(more) }, number(value)) : "–")
-    const isUnknown = one.timestamps === "unknown"
+    const isEvents = one.protocol === "edge"
+    const isUnknown = !isEvents && one.timestamps === "unknown"
     const findings = Object.entries(one.findings ?? {})
     return h(
       "tr",
@@ -216,7 +217,11 @@ export class Overview {
         "th",
         { scope: "row" },
         h("a", { href: find("") }, one.suite),
-        one.listed === false ? h("small", {}, " not listed") : null,
+        isEvents
+          ? h("small", {}, " datastream")
+          : one.listed === false
+            ? h("small", {}, " not listed")
+            : null,
       ),
       h(
         "td",
@@ -227,7 +232,9 @@ export class Overview {
               { class: "warn", title: `Set [suites.known.${one.suite}] timestamps` },
               "unknown ⚠",
             )
-          : one.timestamps,
+          : isEvents
+            ? "–"
+            : one.timestamps,
       ),
       h("td", { class: "count" }, count(one.waiting, " is:waiting")),
       h("td", { class: "count wide" }, count(one.received_24h, " newer:1d")),

@@ -26,7 +26,7 @@ from typing import Any, Self, TypeAlias
 
 from proxy.core import advice, beacon, render, search, stamp, wire
 from proxy.core.decode import Decoded
-from proxy.core.edge import findings
+from proxy.core.edge import datastream, findings
 from proxy.core.edge.decode import decode
 from proxy.core.findings import Finding
 from proxy.core.hit import Hit, Received, Request, Suites
@@ -48,6 +48,7 @@ DAY_MS = 86_400_000
 OURS = "http://127.0.0.1:8277"  # where nothing else is configured
 HEAD = 6_000  # more than a path with as many report suites as a hit may have
 PATH = re.compile(rb"[A-Z]+ /b/ss/([^/? ]+)/")
+EVENT = re.compile(rb"POST (/(?!b/ss/)[^? ]+\?[^ ]*) ")
 
 WAITING, SENDING, HELD, DELIVERED, DEAD = "waiting", "sending", "held", "delivered", "dead"
 STATES = frozenset({WAITING, SENDING, HELD, DELIVERED, DEAD})
@@ -341,16 +342,16 @@ class Browser:
         looked = _Looked(cursor, self._work_s)
         found: dict[str, Json] = {rsid: self._suite(rsid) for rsid in self.told.suites.known}
 
-        def of(rsid: str) -> Json:
+        def of(rsid: str, protocol: str = "analytics") -> Json:
             if rsid not in found and len(found) >= MOST_SUITES:
                 rsid = OTHER
-            return found.setdefault(rsid, self._suite(rsid))
+            return found.setdefault(rsid, self._suite(rsid, protocol))
 
         if cursor is None:
             for row in itertools.islice(self._below(NEWEST, STATES, SAMPLE), SAMPLE):
                 seen = self.see(self._kept(row))
                 for rsid in seen.suites:
-                    rules = of(rsid)["findings"]
+                    rules = of(rsid, seen.decoded.protocol)["findings"]
                     for rule in {finding.rule for finding in seen.findings}:
                         rules[rule] = rules.get(rule, 0) + 1
         self._count(looked, of)
@@ -360,7 +361,7 @@ class Browser:
             "complete": looked.complete,
         }
 
-    def _count(self, looked: _Looked, of: Callable[[str], Json]) -> None:
+    def _count(self, looked: _Looked, of: Callable[[str, str], Json]) -> None:
         """Count each hit with its suites, until the time is up."""
         day_ago_ms = time.time() * 1000 - DAY_MS
         boots = self._read_boots()
@@ -368,7 +369,8 @@ class Browser:
             for id_, boot, received_ms, suites, head, dead, delivered_ms in rows:
                 looked.at = id_
                 is_new = boots.wall_ms(Received(boot, received_ms)) >= day_ago_ms
-                for suite in map(of, _suites(suites, head)):
+                protocol = "edge" if EVENT.match(head) else "analytics"
+                for suite in (of(name, protocol) for name in _suites(suites, head)):
                     suite["received_24h"] += is_new
                     if dead:
                         suite["dead"] += 1
@@ -382,10 +384,11 @@ class Browser:
                 return
         looked.complete = True
 
-    def _suite(self, rsid: str) -> Json:
+    def _suite(self, rsid: str, protocol: str = "analytics") -> Json:
         suites = self.told.suites
         return {
             "suite": rsid,
+            "protocol": protocol,
             "timestamps": str(suites.of(rsid).timestamps),
             "listed": rsid in suites.known,
             "waiting": 0,
@@ -621,9 +624,12 @@ def _named(segment: bytes) -> tuple[str, ...]:
 
 
 def _suites(part: str | None, head: bytes) -> tuple[str, ...]:
-    """The report suites of a row, without decoding it; none of an XML request."""
+    """The report suites of a row, or its datastream, without decoding it; none of XML."""
     if part:
         return tuple(part.split(","))
+    if event := EVENT.match(head):
+        name = datastream(event[1])
+        return (name,) if name else ()
     path = PATH.match(head)
     return () if path is None else _named(path[1])
 
