@@ -149,14 +149,36 @@ async def test_offline_what_can_wait_waits_and_the_rest_gets_503(
     assert edge.received[4].path == b"/ee/or2/v1/interact"
 
 
-async def test_consent_reaches_edge_while_it_can_be_reached(
-    serve: Serve, edge: FakeCollector
+@pytest.mark.parametrize(
+    "call",
+    ["v1/privacy/set-consent", "v2/identity/acquire", "va/v1/sessionStart", "or2/va/v1/ping"],
+)
+async def test_consent_identity_and_media_reach_edge_while_it_can_be_reached(
+    serve: Serve, edge: FakeCollector, call: str
 ) -> None:
+    """As they came, with their client's own answer; nothing of them is stored."""
     daemon = await serve(None, settings(edge))
-    got = await send(daemon, "consent", call="v1/privacy/set-consent")
+    got = await send(daemon, "now", call=call)
     assert got.status == 200
-    assert edge.received[0].path == b"/ee/v1/privacy/set-consent"
+    assert "now-" in got.json()["requestId"], "Edge's own"
+    assert edge.received[0].path == b"/ee/" + call.encode()
+    assert edge.received[0].body == body("now")
     assert (await daemon.status())["accepted"] == 0
+
+
+async def test_any_base_path_may_be_configured(serve: Serve, edge: FakeCollector) -> None:
+    """What is stored under one goes out as it came, also when it is another by then."""
+    edge.when(b"/own/path/", answers(204))
+    daemon = await serve(None, settings(edge, base_path="own/path"))
+    assert (await send(daemon, "1")).status == 404
+    await edge.cut()
+    target = "/own/path/or2/v1/collect?configId=abc"
+    assert (await daemon.send(target, "POST", TEXT, body("2"))).status == 204
+    await daemon.stop()
+    await edge.restore()
+    daemon = await serve(None, settings(edge))
+    await daemon.until(lambda status: status["delivered"] == 1)
+    assert [hit.path for hit in edge.received] == [b"/own/path/or2/v1/collect"]
 
 
 async def test_held_offline_by_a_person_nothing_goes_to_edge_either(
@@ -349,18 +371,28 @@ async def test_bad_input_is_refused_counted_and_stored_nowhere(
 ) -> None:
     daemon = await serve(None, settings(edge, datastreams=["abc"], unlisted="refuse"))
     target = "/ee/v1/collect?configId=abc"
-    assert (await daemon.send(target, "POST", TEXT, b"{")).status == 400
-    assert (await daemon.send(target, "POST", TEXT, b"{}")).status == 400
-    assert (await daemon.send(target, "POST", TEXT, b" " * 66_560)).status == 413
-    image = {"Content-Type": "image/gif"}
-    assert (await daemon.send(target, "POST", image, body("1"))).status == 415
-    other = await daemon.send("/ee/v1/collect?configId=other", "POST", TEXT, body("1"))
-    assert (other.status, other.json()["title"]) == (400, "Invalid datastream ID")
+    image = {**TEXT, "Content-Type": "image/gif"}
+    elsewhere = "/ee/v1/collect?configId=other"
+    for got, status, number in (
+        (await daemon.send(target, "POST", TEXT, b"{"), 400, "0101-400"),
+        (await daemon.send(target, "POST", TEXT, b"{}"), 400, "0103-400"),
+        (await daemon.send(target, "POST", TEXT, b" " * 66_560), 413, "0112-413"),
+        (await daemon.send(target, "POST", TEXT, b" " * 300_000), 413, "0112-413"),
+        (await daemon.send(target, "POST", image, body("1")), 415, "0111-415"),
+        (await daemon.send(elsewhere, "POST", TEXT, body("1")), 400, "0003-400"),
+    ):
+        assert (got.status, got.json()["status"]) == (status, status)
+        assert got.json()["type"] == f"https://ns.adobe.com/aep/errors/EXEG-{number}"
+        assert got.headers["Content-Type"] == "application/problem+json"
+        assert got.headers["Access-Control-Allow-Origin"] == ORIGIN, "the page may read why"
     found = await daemon.status()
     assert found["accepted"] == 0
     assert found["refused_by_reason"] == {
-        f"edge.{reason}": 1
-        for reason in ("malformed", "no-events", "too-large", "type", "unlisted")
+        "too-large": 1,  # larger than anything that is taken here
+        **{
+            f"edge.{reason}": 1
+            for reason in ("malformed", "no-events", "too-large", "type", "unlisted")
+        },
     }
     assert not edge.received
 

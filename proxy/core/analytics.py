@@ -12,6 +12,7 @@ from collections.abc import Container
 from dataclasses import dataclass
 
 from proxy.core import beacon, insertion, reception, stamp, verdict
+from proxy.core.answer import Answer
 from proxy.core.beacon import Beacon
 from proxy.core.hit import Failure, Hit, Reply, Request, Suites, Timestamps
 from proxy.core.reception import Pass, Refuse, Take
@@ -37,6 +38,9 @@ class Analytics:
 
     def receive(self, request: Request, peer: str) -> Take | Refuse | Pass:
         return reception.receive(request, peer, self.suites)
+
+    def turned_away(self, request: Request, refused: Answer) -> Answer:  # noqa: ARG002
+        return refused
 
     def copy_key(self, request: Request) -> bytes | None:
         return beacon.copy_key(request)

@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Container, Sequence
 from typing import Protocol as Interface
 
+from proxy.core.answer import Answer
 from proxy.core.hit import Failure, Hit, Reply, Request
 from proxy.core.reception import Pass, Refuse, Take
 from proxy.core.stamp import Bury, Hold, Send
@@ -61,6 +62,10 @@ class Protocol(Interface):
 
     def receive(self, request: Request, peer: str) -> Take | Refuse | Pass:
         """What to do with a request whose size and Host were found good."""
+        ...
+
+    def turned_away(self, request: Request, refused: Answer) -> Answer:
+        """In its own form what a request gets that was refused before its body was whole."""
         ...
 
     def copy_key(self, request: Request) -> bytes | None:

@@ -280,7 +280,9 @@ class Intake:
         if isinstance(request, Answer) or not message.can_read_body:
             return request
         body = await self._body(message, where.max_request - len(request.target), where.body_s)
-        return body if isinstance(body, Answer) else replace(request, body=body)
+        if isinstance(body, Answer):
+            return protocols.hearing(self.spoken, request.target).turned_away(request, body)
+        return replace(request, body=body)
 
     def _once(self, take: Take, protocol: protocols.Protocol, tell: Tell) -> None:
         """Store it, unless it is a copy of a hit that is stored, or is about to be."""

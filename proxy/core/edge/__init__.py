@@ -21,6 +21,7 @@ from collections.abc import Container
 from dataclasses import dataclass, replace
 
 from proxy.core import beacon, headers, reception, wire
+from proxy.core.answer import Answer
 from proxy.core.edge import answer, read, stamp, verdict
 from proxy.core.edge.read import Asked, Call, Endpoint, Problem
 from proxy.core.hit import Failure, Hit, Reply, Request
@@ -122,6 +123,14 @@ class Edge:
             (said.datastream,),
             answer.Relayed(origin) if interacts else None,
         )
+
+    def turned_away(self, request: Request, refused: Answer) -> Answer:
+        origin = headers.first(request.headers, b"origin")
+        if refused.status == 413:
+            problem = _too_large(f"the payload is larger than {read.MOST_BODY} bytes")
+            return answer.problem(problem, origin)
+        reason = refused.body.decode("utf-8", "replace").strip()
+        return answer.not_here(refused.status, reason, origin)
 
     def copy_key(self, request: Request) -> bytes | None:
         try:
