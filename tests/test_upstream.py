@@ -320,6 +320,41 @@ async def test_a_kept_connection_that_goes_away_is_one_request_too(
     assert adobe.counts.requests == 1
 
 
+async def test_what_a_server_says_unasked_answers_no_hit() -> None:
+    """An answer given twice is not that of the next hit, which nobody took."""
+    answers = {1: b"200 OK", 2: b"503 Service Unavailable"}
+    asked, closed = 0, asyncio.Event()
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal asked
+        with contextlib.suppress(asyncio.IncompleteReadError):
+            while await reader.readuntil(b"\r\n\r\n"):
+                asked += 1
+                answer = b"HTTP/1.1 %s\r\nContent-Length: 0\r\n\r\n" % answers[asked]
+                writer.write(answer)
+                if asked == 1:
+                    await taken.wait()
+                    writer.write(answer)
+                    again.set()
+        writer.close()
+        closed.set()
+
+    taken, again = asyncio.Event(), asyncio.Event()
+    async with await asyncio.start_server(serve, "127.0.0.1", 0) as server:
+        port = server.sockets[0].getsockname()[1]
+        async with way_to(f"http://127.0.0.1:{port}") as upstream:
+            first = await upstream.send(HIT)
+            taken.set()
+            await again.wait()
+            for _ in range(3):  # it is in the socket; a turn of the loop reads it
+                await asyncio.sleep(0)
+            second = await upstream.send(HIT)
+        await closed.wait()
+    assert isinstance(first, Reply)
+    assert isinstance(second, Reply)
+    assert (first.status, second.status, asked) == (200, 503, 2)
+
+
 async def test_a_name_nobody_knows_is_dns() -> None:
     """`.invalid` is nobody's by RFC 6761."""
     async with way_to("http://collection.invalid") as upstream:

@@ -15,6 +15,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import aiohttp
+from aiohttp.connector import Connection
+from aiohttp.tracing import Trace
 from multidict import CIMultiDict
 from yarl import URL
 
@@ -54,6 +56,26 @@ class Where:
         return (self.url.host_port_subcomponent or "").encode()
 
 
+class _Connector(aiohttp.TCPConnector):
+    """Never sends a hit where something was said that nobody asked for.
+
+    What stands there already (an answer given twice, a 408 to an idle connection) would be read
+    as the answer to the hit: it would leave the queue though nobody took it.
+    """
+
+    async def connect(
+        self,
+        req: aiohttp.ClientRequest,
+        traces: list[Trace],
+        timeout: aiohttp.ClientTimeout,  # noqa: ASYNC109 - aiohttp's signature
+    ) -> Connection:
+        while True:
+            connection = await super().connect(req, traces, timeout)
+            if connection.protocol is None or not connection.protocol.should_close:
+                return connection
+            connection.close()
+
+
 class Upstream:
     """A connection pool to one collection server; made inside a running loop."""
 
@@ -67,9 +89,7 @@ class Upstream:
             self._tls = where.tls or ssl.create_default_context()
         self._session = aiohttp.ClientSession(
             # The drain's window bounds what is in flight; the pool must not queue behind it.
-            connector=aiohttp.TCPConnector(
-                limit=0, keepalive_timeout=IDLE_S, ssl=self._tls or True
-            ),
+            connector=_Connector(limit=0, keepalive_timeout=IDLE_S, ssl=self._tls or True),
             timeout=aiohttp.ClientTimeout(total=where.timeout_s, connect=self._connect_s),
             cookie_jar=aiohttp.DummyCookieJar(),
             skip_auto_headers=NOT_OURS,
