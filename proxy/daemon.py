@@ -24,9 +24,10 @@ import structlog
 
 from proxy import __version__, config, house, logs
 from proxy.config import Config
+from proxy.core import stamp
 from proxy.core.analytics import Analytics
 from proxy.core.edge import Edge
-from proxy.core.hit import Received, Timestamps
+from proxy.core.hit import Received
 from proxy.core.limits import Limits
 from proxy.core.protocols import Protocol
 from proxy.desk import Desk
@@ -385,7 +386,7 @@ async def release(settings: Config, queue: Queue) -> int:
     known = config.suites(settings)
     count = 0
     for suites in await queue.held_suites():
-        if all(known.of(rsid).timestamps is not Timestamps.UNKNOWN for rsid in suites.split(",")):
+        if stamp.lack(tuple(suites.split(",")), known) is None:
             released = await queue.release(suites)
             log.info("held hits are released", suites=suites, hits=released)
             count += released

@@ -597,8 +597,10 @@ class Drain:
             # A limit took hits a moment ago; the held one may be among them.
             self._schedule.deferred(hit.lane, again_at)
             return
-        if not opened.is_described:
-            await self._hold(hit, opened.addressees, "an earlier hit of the same visitor is held")
+        lack = opened.lack
+        if lack is not None:
+            reason = f"{lack}: an earlier hit of the same visitor is held"
+            await self._hold(hit, opened.addressees, reason)
             return
         self._schedule.deferred(hit.lane, again_at)
         if hit.lane not in await self._insist(self._hits.held_lanes):

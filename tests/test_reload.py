@@ -171,6 +171,28 @@ async def test_what_the_disk_did_not_release_keeps_nothing_else_back(
     await daemon.until(lambda found: found["delivered"] == 6, 20)
 
 
+async def test_hits_whose_suites_no_longer_agree_wait_until_they_do(
+    process: Launch, adobe: FakeCollector
+) -> None:
+    """Known modes that cannot share a request release nothing, or they would be held again."""
+    agree = {"suites.known.a.timestamps": "required", "suites.known.b.timestamps": "required"}
+    differ = agree | {"suites.known.b.timestamps": "not-allowed"}
+    daemon = process(adobe, agree)
+    await daemon.start()
+    await daemon.tell("/api/v1/forwarding/offline")
+    await daemon.hits(range(2), "a,b")
+    await reload(daemon, differ, adobe)
+    await daemon.tell("/api/v1/forwarding/online")
+    found = await daemon.until(lambda found: found["held"] == 2)
+    assert "no longer agree" in found["held_suites"]["a,b"]["reason"]
+    await reload(daemon, differ | {"log.level": "debug"}, adobe)
+    assert (await daemon.status())["held"] == 2
+    assert "released" not in daemon.log
+
+    await reload(daemon, agree, adobe)
+    await daemon.until(lambda found: found["delivered"] == 2)
+
+
 async def test_the_rate_changes_while_a_backlog_leaves(
     process: Launch, adobe: FakeCollector
 ) -> None:

@@ -336,6 +336,17 @@ async def test_a_late_hit_of_a_suite_nobody_described_is_held(served: Served) ->
     assert served.adobe.counts.requests == 0
 
 
+async def test_whoever_is_held_behind_a_held_hit_says_what_releases_both(served: Served) -> None:
+    """It is the setting that an operator at night has to find."""
+    async with served.outage(hours=1):
+        await served.take(get(VIEW.replace(b"/opt/", b"/who/")))
+        await served.comes_to(state="offline", waiting=1)
+    await served.comes_to(held=1)
+    await served.take(get(VIEW.replace(b"/opt/", b"/who/") + b"&v1=2"))
+    found = await served.comes_to(held=2, waiting=2)
+    assert "[suites.known.who]" in found["held_suites"]["who"]["reason"]
+
+
 async def test_suites_of_different_modes_never_share_a_late_request(served: Served) -> None:
     """One part is stamped, the other is buried; suites of one kind stay together in order."""
     both = VIEW.replace(b"/opt/", b"/opt,non/")

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from proxy.core import beacon, insertion, reception, stamp, verdict
 from proxy.core.answer import Answer
 from proxy.core.beacon import Beacon
-from proxy.core.hit import Failure, Hit, Reply, Request, Suites, Timestamps
+from proxy.core.hit import Failure, Hit, Reply, Request, Suites
 from proxy.core.reception import Pass, Refuse, Take
 from proxy.core.stamp import Bury, Hold, Send
 from proxy.core.verdict import Verdict
@@ -72,9 +72,8 @@ class Opened:
         return self.hit.suites or self.said.suites
 
     @property
-    def is_described(self) -> bool:
-        suites = self.protocol.suites
-        return all(suites.of(rsid).timestamps is not Timestamps.UNKNOWN for rsid in self.addressees)
+    def lack(self) -> str | None:
+        return stamp.lack(self.addressees, self.protocol.suites)
 
     def decide(self, age_s: float) -> Send | Hold | Bury:
         return stamp.decide(self.said, self.hit.suites, self.protocol.suites, age_s)

@@ -28,8 +28,8 @@ class Opened(Interface):
         ...
 
     @property
-    def is_described(self) -> bool:
-        """Whether all is known of the addressees that decides how a hit may be sent."""
+    def lack(self) -> str | None:
+        """What a person must say of the addressees before all of their hits may be sent."""
         ...
 
     def decide(self, age_s: float) -> Send | Hold | Bury:

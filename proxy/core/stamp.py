@@ -78,7 +78,7 @@ def decide(hit: Beacon, part: tuple[str, ...], suites: Suites, age_s: float) -> 
         return Send(stamped=hit.ts is None)
     if len(modes) > 1:
         # Only when the configuration changed while the hit waited.
-        return Hold(f"the report suites {','.join(said)} no longer agree about timestamps")
+        return Hold(str(lack(said, suites)))
     late = age_s > LATE_AFTER_S
     sends_late = all(suites.of(rsid).when_late is WhenLate.SEND for rsid in said)
     if modes == {Timestamps.NOT_ALLOWED}:
@@ -88,8 +88,16 @@ def decide(hit: Beacon, part: tuple[str, ...], suites: Suites, age_s: float) -> 
             return Bury("its suite does not accept timestamps, and the hit is too old")
         return Send(stamped=False)
     if hit.ts is None and late and not sends_late:
-        return Hold(f"set [suites.known.{said[0]}] timestamps: a late hit needs to know the mode")
+        return Hold(f"{lack(said, suites)}: a late hit needs to know the mode")
     return Send(stamped=False)
+
+
+def lack(said: tuple[str, ...], suites: Suites) -> str | None:
+    """What a person must say of these report suites before every hit of theirs may be sent."""
+    modes = {suites.of(rsid).timestamps for rsid in said}
+    if len(modes) > 1 and not modes <= {Timestamps.REQUIRED, Timestamps.OPTIONAL}:
+        return f"the report suites {','.join(said)} no longer agree about timestamps"
+    return f"set [suites.known.{said[0]}] timestamps" if Timestamps.UNKNOWN in modes else None
 
 
 def second(received_ms: int, offset_ms: int, floor: int = 0) -> int:

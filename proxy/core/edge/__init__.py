@@ -162,8 +162,8 @@ class Opened:
         return (self.said.datastream,)
 
     @property
-    def is_described(self) -> bool:
-        return True
+    def lack(self) -> None:
+        return None
 
     def decide(self, age_s: float) -> Send:  # noqa: ARG002 - no age is too great for Edge
         return Send(stamped=not stamp.is_dated(self.hit.request.body, self.where))
