@@ -1,18 +1,28 @@
 """What our daemon is compared with or talks to: `python -m bench.servers KIND PORT ...`.
 
-nothing PORT        an aiohttp application with one route that answers the GIF and stores nothing
-naive PORT FILE     what one would write in an afternoon: aiohttp, aiosqlite, a commit a hit
-adobe PORT SECONDS  a collection server that answers the GIF after so long, as cheaply as asyncio
-                    can: its cost is not the drain's
+nothing PORT           an aiohttp application of one route that answers the GIF, storing nothing
+naive PORT FILE [URL]  what one would write in an afternoon: aiohttp, aiosqlite, a commit a hit;
+                       sends to the URL, one by one, and deletes what was answered with 200
+alone PORT FILE [URL]  the same, but each hit's commit is its own: a lock around insert and commit
+adobe PORT SECONDS     a collection server that answers the GIF after so long, as cheaply as
+                       asyncio can: its cost is not the drain's
+
+The naive script's one connection is shared by its requests, so that under load a commit takes
+along the rows that others have inserted meanwhile, and theirs then finds nothing to do: a group
+commit by accident, and as durable.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import sys
+from collections.abc import AsyncIterator
 
+import aiohttp
 import aiosqlite
 from aiohttp import web
+from yarl import URL
 
 from proxy.core.answer import GIF
 
@@ -26,22 +36,49 @@ async def nothing(_: web.Request) -> web.Response:
     return web.Response(body=GIF, content_type="image/gif")
 
 
-async def _open(app: web.Application) -> None:
-    db = app[DB] = await aiosqlite.connect(app[FILE])
-    await db.execute("PRAGMA journal_mode = WAL")
-    await db.execute("PRAGMA synchronous = FULL")
-    await db.execute("CREATE TABLE IF NOT EXISTS hits (id INTEGER PRIMARY KEY, target TEXT)")
-    await db.commit()
+async def _kept(app: web.Application) -> AsyncIterator[None]:
+    async with aiosqlite.connect(app[FILE]) as db:
+        await db.execute("PRAGMA journal_mode = WAL")
+        await db.execute("PRAGMA synchronous = FULL")
+        await db.execute("CREATE TABLE IF NOT EXISTS hits (id INTEGER PRIMARY KEY, target TEXT)")
+        await db.commit()
+        app[DB] = db
+        sending = asyncio.create_task(_send(db, app[UPSTREAM])) if app[UPSTREAM] else None
+        yield
+        if sending:
+            sending.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await sending
+
+
+async def _send(db: aiosqlite.Connection, upstream: str) -> None:
+    async with aiohttp.ClientSession() as session:
+        while True:
+            async with db.execute("SELECT id, target FROM hits ORDER BY id LIMIT 1") as rows:
+                row = await rows.fetchone()
+            try:
+                if row is None:
+                    raise LookupError  # noqa: TRY301 - it waits as for a server that is away
+                async with session.get(URL(upstream + row[1], encoded=True)) as answer:
+                    answer.raise_for_status()
+                await db.execute("DELETE FROM hits WHERE id = ?", (row[0],))
+                await db.commit()
+            except (LookupError, aiohttp.ClientError):
+                await asyncio.sleep(0.2)
 
 
 async def naive(request: web.Request) -> web.Response:
-    await request.app[DB].execute("INSERT INTO hits (target) VALUES (?)", (request.raw_path,))
-    await request.app[DB].commit()
+    db = request.app[DB]
+    async with request.app[LOCK] or contextlib.nullcontext():
+        await db.execute("INSERT INTO hits (target) VALUES (?)", (request.raw_path,))
+        await db.commit()
     return web.Response(body=GIF, content_type="image/gif")
 
 
 DB = web.AppKey("db", aiosqlite.Connection)
+LOCK = web.AppKey("lock", asyncio.Lock | None)  # type: ignore[arg-type]
 FILE = web.AppKey("file", str)
+UPSTREAM = web.AppKey("upstream", str)
 
 
 class Adobe(asyncio.Protocol):
@@ -77,9 +114,10 @@ def main() -> None:
         asyncio.run(adobe(int(port), float(more[0])))
         return
     app = web.Application()
-    if kind == "naive":
-        app[FILE] = more[0]
-        app.on_startup.append(_open)
+    if kind != "nothing":
+        app[FILE], app[UPSTREAM] = [*more, ""][:2]
+        app[LOCK] = asyncio.Lock() if kind == "alone" else None
+        app.cleanup_ctx.append(_kept)
     app.router.add_get("/b/ss/{rest:.*}", nothing if kind == "nothing" else naive)
     web.run_app(app, host="127.0.0.1", port=int(port), access_log=None, print=None)
 
