@@ -22,6 +22,7 @@ SHORT: dict[str, tuple[str, ...]] = {
     "idle": ("--seconds=30",),
     "startup": ("--rounds=10",),
     "page": ("--rounds=3", "--seconds=2", "--hits=20000"),
+    "peers": ("--rounds=3", "--seconds=2"),
 }
 
 

@@ -65,13 +65,17 @@ def written_bytes(pid: int) -> int:
 
 
 @contextlib.contextmanager
-def process(
-    *argv: str, cwd: Path | None = None, env: dict[str, str] | None = None
-) -> Iterator[subprocess.Popen[bytes]]:
+def process(*argv: str, env: dict[str, str] | None = None) -> Iterator[subprocess.Popen[bytes]]:
     """A Python process of this environment, ended with the block."""
+    with command(sys.executable, *argv, env=env) as child:
+        yield child
+
+
+@contextlib.contextmanager
+def command(*argv: str, env: dict[str, str] | None = None) -> Iterator[subprocess.Popen[bytes]]:
+    """Any process, ended with the block."""
     with subprocess.Popen(
-        [sys.executable, *argv],
-        cwd=cwd,
+        argv,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
         env={**os.environ, "PYTHONPATH": str(ROOT), **(env or {})},

@@ -6,6 +6,8 @@ naive PORT FILE [URL]  what one would write in an afternoon: aiohttp, aiosqlite,
 alone PORT FILE [URL]  the same, but each hit's commit is its own: a lock around insert and commit
 adobe PORT SECONDS     a collection server that answers the GIF after so long, as cheaply as
                        asyncio can: its cost is not the drain's
+count PORT FILE        takes hits as requests and as lines; the file gets the number of each, as
+                       `bench.wires` numbered them, and the second it came
 
 The naive script's one connection is shared by its requests, so that under load a commit takes
 along the rows that others have inserted meanwhile, and theirs then finds nothing to do: a group
@@ -16,8 +18,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import re
 import sys
+import time
 from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import TextIO
 
 import aiohttp
 import aiosqlite
@@ -108,10 +114,56 @@ async def adobe(port: int, after_s: float) -> None:
     await server.serve_forever()
 
 
+class Counting(asyncio.Protocol):
+    """One connection of whichever peer: requests, answered; or lines, which nobody answers."""
+
+    def __init__(self, file: TextIO) -> None:
+        self.file = file
+        self.got = b""
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        self.transport = transport
+
+    def data_received(self, data: bytes) -> None:
+        self.got += data
+        while end := self.whole():
+            said, self.got = self.got[:end], self.got[end:]
+            for found in NUMBER.findall(said):
+                self.file.write(f"{found.decode()} {time.time():.3f}\n")
+            self.file.flush()
+            if said.startswith(METHODS):
+                self.transport.write(ADOBES)
+
+    def whole(self) -> int:
+        """Where the first request ends, or the last line; 0 when none has come."""
+        if not self.got.startswith(METHODS):
+            return self.got.rfind(b"\n") + 1
+        head = self.got.find(b"\r\n\r\n") + 4
+        length = LENGTH.search(self.got, 0, max(head, 0))
+        end = head + (int(length[1]) if length else 0)
+        return end if head >= 4 and end <= len(self.got) else 0
+
+
+METHODS = (b"GET ", b"POST ")
+NUMBER = re.compile(rb"JS-2\.27\.0\\?/s(\d{14})")
+LENGTH = re.compile(rb"(?i)\r\ncontent-length: *(\d+)")
+
+
+async def count(port: int, file: TextIO) -> None:
+    loop = asyncio.get_running_loop()
+    server = await loop.create_server(lambda: Counting(file), "127.0.0.1", port)
+    await server.serve_forever()
+
+
 def main() -> None:
     kind, port, *more = sys.argv[1:]
     if kind == "adobe":
         asyncio.run(adobe(int(port), float(more[0])))
+        return
+    if kind == "count":
+        with Path(more[0]).open("w", encoding="ascii") as file:
+            asyncio.run(count(int(port), file))
         return
     app = web.Application()
     if kind != "nothing":
