@@ -128,7 +128,7 @@ def main() -> None:
     parser.add_argument("--smoke", action="store_true")
     args = parser.parse_args()
     if args.smoke:
-        args.hits, args.rounds, args.seconds, args.shapes = 20_000, 1, 0.3, ["10 visitors"]
+        args.hits, args.rounds, args.seconds, args.shapes = 12_000, 1, 0.2, ["10 visitors"]
     print(f"{args.hits:,} waiting, beside {SMALL:,} in the same run")
     measure.table(
         "shape",

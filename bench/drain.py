@@ -158,7 +158,7 @@ def main() -> None:
     parser.add_argument("--smoke", action="store_true")
     args = parser.parse_args()
     if args.smoke:
-        args.rounds, args.seconds, args.rtt, args.concurrency = 1, 0.5, [20.0], [32]
+        args.rounds, args.seconds, args.rtt, args.concurrency = 1, 0.3, [20.0], [32]
     many(args.rtt, args.concurrency, args.rounds, args.seconds)
     one(args.rtt, args.rounds, args.seconds)
     both(args.rounds, args.seconds, 1_000 if args.smoke else 100_000)

@@ -42,7 +42,7 @@ def main() -> None:
     parser.add_argument("--smoke", action="store_true")
     args = parser.parse_args()
     if args.smoke:
-        args.rounds, args.seconds = 1, 0.3
+        args.rounds, args.seconds, args.connections = 1, 0.2, 8
     with ExitStack() as stack:
         folder = stack.enter_context(measure.folder(args.under))
         servers: dict[str, tuple[int, int]] = {}

@@ -96,7 +96,7 @@ def main() -> None:
     parser.add_argument("--smoke", action="store_true")
     args = parser.parse_args()
     if args.smoke:
-        args.hits, args.rounds, args.seconds = 2_000, 1, 0.3
+        args.hits, args.rounds, args.seconds = 300, 1, 0.2
     with measure.folder(args.under) as folder:
         stock.fill(folder / "hits.db", args.hits, lambda hit: hit % 1_000)
         port = measure.free_port()

@@ -34,7 +34,7 @@ def main() -> None:
     parser.add_argument("--smoke", action="store_true")
     args = parser.parse_args()
     if args.smoke:
-        args.rounds, args.seconds = 1, 0.3
+        args.rounds, args.seconds, args.connections = 1, 0.2, 8
     if shutil.which("cc") is None:
         sys.exit("skipped: no C compiler (cc) to build the shim with")
     with ExitStack() as stack:
