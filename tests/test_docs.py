@@ -44,7 +44,7 @@ def test_two_commands_open_the_readme() -> None:
     assert serve.startswith("python3 -m venv .venv && ")
     assert serve.endswith(" && .venv/bin/trackoffline serve --config config.example.toml\n")
     assert test.startswith("python3 -m venv .venv && ")
-    assert test.endswith(" && .venv/bin/python -m pytest\n")
+    assert test.endswith(" && .venv/bin/python -m pytest -n 2\n")
 
 
 def test_what_the_two_commands_read_is_here() -> None:

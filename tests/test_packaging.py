@@ -184,7 +184,7 @@ def test_the_build_backend_is_pinned_as_it_is_declared() -> None:
 def test_ci_runs_the_readme_s_own_test_command() -> None:
     """What the README tells a stranger to type is what every change must pass."""
     (command,) = re.findall(
-        r"^python3 .*-m pytest$", (ROOT / "README.md").read_text(), re.MULTILINE
+        r"^python3 .*-m pytest -n 2$", (ROOT / "README.md").read_text(), re.MULTILINE
     )
 
     assert f"\n{command} || exit 1\n" in (ROOT / ".ci/run").read_text()
