@@ -397,6 +397,22 @@ async def test_bad_input_is_refused_counted_and_stored_nowhere(
     assert not edge.received
 
 
+async def test_what_cannot_be_stored_is_given_back_to_its_client(
+    serve: Serve, edge: FakeCollector
+) -> None:
+    """With 503 and Retry-After, for which the Web SDK and the Edge mobile SDK try again."""
+    daemon = await serve(None, settings(edge) | {"queue.max_hits": 1})
+    await edge.cut()
+    assert (await send(daemon, "1", call="v1/collect")).status == 204
+    for call in ("v1/collect", "v1/interact", "v2/collect"):
+        got = await send(daemon, "2", call=call)
+        assert (got.status, got.headers["Retry-After"]) == (503, "30")
+        assert got.json()["type"].endswith("/EXEG-0000-503")
+        assert got.headers["Access-Control-Allow-Origin"] == ORIGIN
+    found = await daemon.status()
+    assert (found["accepted"], found["refused_by_reason"]) == (1, {"max_hits": 3})
+
+
 # --- two roads -------------------------------------------------------------------------------
 
 
