@@ -497,7 +497,9 @@ def test_dating_changes_nothing_but_the_time(
         data.decode()
     except UnicodeDecodeError:
         return
-    got = json.loads(stamp.dated(data, COLLECT, AT_MS))
+    dated = stamp.dated(data, COLLECT, AT_MS)
+    assert stamp.size(data, COLLECT, json.loads(data)["events"]) == len(dated)
+    got = json.loads(dated)
     for event in body["events"]:
         xdm = event.setdefault("xdm", {})
         if xdm.get("timestamp") in (None, ""):
@@ -517,6 +519,7 @@ HTML: Headers = ((b"content-type", b"text/html"),)
     "reply, expected",
     [
         (Reply(200, OF_JSON, b'{"requestId":"r","handle":[]}'), Delivered(200)),
+        (Reply(200, (), b'\0{"handle":[]}\0'), Delivered(200)),
         (Reply(204), Delivered(204)),
         (Reply(202, OF_JSON, b'{"requestId":"r"}'), Delivered(202)),
         (Reply(207, OF_JSON, b'{"handle":[],"errors":[]}'), Delivered(207)),

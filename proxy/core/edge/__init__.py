@@ -109,7 +109,7 @@ class Edge:
         interacts = where.call is Call.INTERACT
         if (interacts and not of.has_identity) or (token is not None and not self.has_token):
             return _passed(sent, token, said, origin)
-        if stamp.size(request.body, where, len(events)) > read.MOST_BODY:
+        if stamp.size(request.body, where, events) > read.MOST_BODY:
             # Edge would refuse it when it is sent, and its client would never know.
             raise _too_large(
                 f"with a time in each event the payload is larger than {read.MOST_BODY} bytes"

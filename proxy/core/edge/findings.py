@@ -95,7 +95,7 @@ def _of_the_body(
     except read.Problem as problem:
         yield _refused(problem)
         return
-    size = stamp.size(request.body, where, len(events))
+    size = stamp.size(request.body, where, events)
     if size > SURELY_TAKEN:
         text = f"{size:,} bytes; whether a KB of the 64 has 1,000 or 1,024 Adobe does not say"
         yield finding("E9", text, doc=f"{EDGE_API}getting-started/guardrails")

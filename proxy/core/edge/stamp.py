@@ -11,14 +11,16 @@ the Edge mobile SDK, which write RFC 3339 with milliseconds; RFC 8259 for the gr
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
-from proxy.core.edge.read import DECODER, MOST_BODY, Call, Endpoint
+from proxy.core.edge.read import DECODER, Call, Endpoint
 from proxy.core.render import iso
 
 WHITE = re.compile(r"[ \t\r\n]*")
 EMPTY = frozenset({"null", '""'})
-MOST_PUT_IN = 64  # in one event: `"xdm":{"timestamp":"2026-02-02T02:40:00.000Z"},` is 48
+XDM, TIMESTAMP = '"xdm":{"timestamp":', '"timestamp":'
+TIME_BYTES = len('"2026-02-02T02:40:00.000Z"')
 
 
 def is_dated(body: bytes, where: Endpoint) -> bool:
@@ -30,11 +32,26 @@ def is_dated(body: bytes, where: Endpoint) -> bool:
         return True
 
 
-def size(body: bytes, where: Endpoint, events: int) -> int:
-    """How many bytes the body has with all that is put in; exact where it could be too many."""
-    if len(body) + MOST_PUT_IN * events <= MOST_BODY:
+def size(body: bytes, where: Endpoint, events: Sequence[Mapping[str, Any]]) -> int:
+    """How many bytes the body has with all that is put in; `events` are those that it holds.
+
+    Counted, not put in: a body may hold thousands, and its client waits.
+    """
+    if where.call not in (Call.INTERACT, Call.COLLECT):
         return len(body)
-    return len(dated(body, where, 0))
+    return len(body) + sum(map(_put_in, events))
+
+
+def _put_in(event: Mapping[str, Any]) -> int:
+    xdm = event.get("xdm", event)
+    if xdm is event:
+        return len(XDM) + TIME_BYTES + 1 + bool(event)
+    if not isinstance(xdm, dict):
+        return 0
+    if "timestamp" not in xdm:
+        return len(TIMESTAMP) + TIME_BYTES + bool(xdm)
+    said = xdm["timestamp"]
+    return TIME_BYTES - len("null") if said is None else (said == "") * (TIME_BYTES - len('""'))
 
 
 def dated(body: bytes, where: Endpoint, at_ms: int) -> bytes:
@@ -61,11 +78,11 @@ def _gaps(body: bytes, where: Endpoint) -> Iterator[tuple[int, int, str, str]]:
             continue
         xdm = _last(text, event, "xdm")
         if xdm is None:
-            yield event + 1, event + 1, '"xdm":{"timestamp":', "}" + _comma(text, event)
+            yield event + 1, event + 1, XDM, "}" + _comma(text, event)
         elif text[xdm] == "{":
             time = _last(text, xdm, "timestamp")
             if time is None:
-                yield xdm + 1, xdm + 1, '"timestamp":', _comma(text, xdm)
+                yield xdm + 1, xdm + 1, TIMESTAMP, _comma(text, xdm)
             else:
                 end = _end(text, time)
                 if text[time:end] in EMPTY:

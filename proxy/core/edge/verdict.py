@@ -75,7 +75,8 @@ def _of_success(reply: Reply, words: str) -> Verdict:
         return Delivered(reply.status)
     if reply.status != 200:
         return Retry(f"{words}: no such success", ambiguous=True)
-    if b"json" in content_type or reply.body.lstrip()[:1] == b"{":
+    # In a stream of fragments, which the mobile SDK asks for, a NUL may stand before each.
+    if b"json" in content_type or reply.body.lstrip(b"\0 \t\r\n")[:1] == b"{":
         return Delivered(200)
     shown = line(content_type) or "no content type"
     return LinkDown(f"200, but no answer of Edge's: {shown}", answered=True)
