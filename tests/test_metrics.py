@@ -239,6 +239,8 @@ def test_a_hit_of_several_suites_counts_under_each() -> None:
         ("its suite does not accept timestamps, and the hit is too old", "timestamps"),
         ("its stored form is no hit: expected /b/ss", "unreadable"),
         ("Adobe: FAILURE", "refused"),
+        ("it may have been taken: cut: ServerDisconnectedError", "ambiguous"),
+        ("400 from the Edge Network: Invalid datastream ID", "refused"),
     ],
 )
 def test_every_reason_has_its_cause_and_its_next_step(reason: str, expected: str) -> None:
@@ -250,6 +252,14 @@ def test_what_died_of_its_attempts_may_be_tried_again() -> None:
     """And what was not found is not there the next time either."""
     assert "may have passed" in advice.next_step("5 attempts: 500 from the server", 500)
     assert "report suite id" in advice.next_step("404 from the collection server", 404)
+
+
+def test_of_an_event_the_settings_of_its_own_road_are_named() -> None:
+    """And of one whose reply was lost what it would cost to send it again."""
+    assert "edge.server" in advice.next_step("404 from the Edge Network", 404)
+    assert "edge.token_file" in advice.next_step("403 from the Edge Network", 403)
+    assert "cause is known" in advice.next_step("500 from the Edge Network", 500)
+    assert "counted twice" in advice.next_step("it may have been taken: cut: x", None)
 
 
 @pytest.mark.parametrize(

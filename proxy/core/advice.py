@@ -22,8 +22,14 @@ def next_step(reason: str, status: int | None) -> str:
         )
     if "no hit" in reason:
         return "export them for a look, then discard"
+    if "may have been taken" in reason:
+        return (
+            "its reply was lost: requeue if it is better counted twice than not at all; or discard"
+        )
     if " attempts: " in reason:
         return "what failed may have passed: requeue"
+    if "from the Edge Network" in reason:
+        return _of_an_event(status)
     match status:
         case 404 | 410:
             return "check the report suite id and upstream.server, then requeue"
@@ -34,10 +40,25 @@ def next_step(reason: str, status: int | None) -> str:
     return "look at one of them, then requeue or discard"
 
 
+def _of_an_event(status: int | None) -> str:
+    match status:
+        case 401 | 403:
+            return "check edge.token_file and who may send to edge.server, then requeue"
+        case 404 | 410:
+            return "check edge.server and edge.base_path, then requeue"
+        case 413:
+            return "too large for the Edge Network: export, then discard"
+        case 500:
+            return "Adobe says that a 500 is not to be sent again: requeue once the cause is known"
+    return "correct what it says, the datastream or the event, then requeue; or discard"
+
+
 def cause(reason: str) -> str:
     """What it died of, in one word of a few."""
     if "carries ts" in reason or "too old" in reason:
         return "timestamps"
     if "no hit" in reason:
         return "unreadable"
+    if "may have been taken" in reason:
+        return "ambiguous"
     return "attempts" if " attempts: " in reason else "refused"
