@@ -727,6 +727,8 @@ class Drain:
         if self.pace.brakes and not braked:
             self._recall()
             log.warning("every hit is refused: now one at a time", reason=reason)
+        if self.pace.brakes:
+            self.last_failure = f"every hit is refused: {reason}"
         await self._bury(hit, reason, status)
 
     async def _come_back(

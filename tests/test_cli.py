@@ -576,6 +576,35 @@ async def test_a_daemon_with_nothing_to_send_is_not_called_offline(
     assert "Ready      nothing has been sent to http://127.0.0.1:" in said.out
 
 
+async def test_a_server_that_asked_for_a_pause_is_not_said_to_take_hits(
+    serve: Serve, adobe: FakeCollector, tmp_path: Path
+) -> None:
+    """Nothing goes out for as long, and who looks is told why, by the status and by health."""
+    served = await serve(adobe, OPTIONAL)
+    await served.hits(range(1))
+    await served.until(lambda status: status["delivered"] == 1)
+    adobe.always(fake.status(429, retry_after=3600))
+    await served.hits(range(1, 2))
+    await served.until(lambda status: status["forwarding"]["next_try_seconds"])
+
+    said = await shell_for(served, tmp_path)("status")
+    checks = (await served.ask("/api/v1/health")).json()["checks"]
+
+    assert "has to be left alone: 429 from the collection server; next try in 59m" in said.out
+    (upstream,) = (check for check in checks if check["name"] == "upstream")
+    assert upstream["state"] == "warn"
+    assert "429" in upstream["text"]
+
+
+async def test_health_does_not_say_that_hits_are_taken_before_one_was(
+    serve: Serve, adobe: FakeCollector
+) -> None:
+    served = await serve(adobe)
+    checks = (await served.ask("/api/v1/health")).json()["checks"]
+    (upstream,) = (check for check in checks if check["name"] == "upstream")
+    assert "takes hits" not in upstream["text"]
+
+
 def test_what_others_wrote_moves_no_cursor() -> None:
     """A server's answer or a suite's name may hold what a terminal obeys."""
     evil = "\x1b[2J\x9b2J\r\n\x07\u202e"

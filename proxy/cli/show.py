@@ -91,6 +91,8 @@ def watch_line(found: dict[str, Any]) -> str:
 
 
 def _link(road: dict[str, Any]) -> str:
+    if road["link"] != "offline" and road.get("next_try_seconds") is not None:
+        return f"{road['upstream']}: has to be left alone{_why(road)}"
     if road["link"] != "offline":
         last = road.get("last_delivery_ms")
         return f"{road['upstream']}: {road['link']}" + (f"; last {clock(last)}" if last else "")
@@ -99,6 +101,11 @@ def _link(road: dict[str, Any]) -> str:
 
 def _since(road: dict[str, Any]) -> str:
     text = f"since {clock(road['since_ms'])}" if "since_ms" in road else "since the start"
+    return text + _why(road)
+
+
+def _why(road: dict[str, Any]) -> str:
+    text = ""
     if road.get("last_failure"):
         text += f": {road['last_failure']}"
     if road.get("next_try_seconds") is not None:
@@ -123,6 +130,8 @@ def _state(found: dict[str, Any]) -> tuple[str, str]:
             return "Ready", f"nothing has been sent to {found.get('upstream')} yet"
         case "offline":
             return "Offline", _since(forwarding)
+        case "online" if forwarding.get("next_try_seconds") is not None:
+            return "Online", f"{forwarding.get('upstream')} has to be left alone{_why(forwarding)}"
         case "online":
             return "Online", f"{forwarding.get('upstream')} takes hits"
         case _:

@@ -68,12 +68,25 @@ def _upstream(status: Mapping[str, Any]) -> Iterator[Check]:
     if status["state"] == "held":
         yield Check("upstream", WARN, "held offline by a person", "go online when it is time")
     elif forwarding["link"] != "offline":
-        yield Check("upstream", OK, f"{server} takes hits")
+        yield _reached("upstream", server, forwarding, "hits")
     else:
         why = forwarding["last_failure"] or "no answer yet"
         oldest = span(status["oldest_waiting_seconds"] or 0.0)
         text = f"{server} cannot be reached: {why}; the oldest hit waits for {oldest}"
         yield Check("upstream", WARN, text)
+
+
+def _reached(name: str, server: str, road: Mapping[str, Any], what: str) -> Check:
+    """A road that is not down; it may have been asked to wait, or not have been tried yet."""
+    pause_s = road["next_try_seconds"]
+    if pause_s is not None:
+        why = road["last_failure"] or "no answer yet"
+        return Check(name, WARN, f"{server} has to be left alone for {span(pause_s)}: {why}")
+    if road["link"] == "suspect":
+        return Check(
+            name, OK, f"{server} has taken nothing yet since the start, or the last outage"
+        )
+    return Check(name, OK, f"{server} takes {what}")
 
 
 def _edge(status: Mapping[str, Any]) -> Iterator[Check]:
@@ -83,7 +96,7 @@ def _edge(status: Mapping[str, Any]) -> Iterator[Check]:
     if status["state"] == "held":
         yield Check("edge", WARN, "held offline by a person", "go online when it is time")
     elif edge["link"] != "offline":
-        yield Check("edge", OK, f"{edge['upstream']} takes events")
+        yield _reached("edge", edge["upstream"], edge, "events")
     else:
         why = edge["last_failure"] or "no answer yet"
         yield Check("edge", WARN, f"{edge['upstream']} cannot be reached: {why}")
