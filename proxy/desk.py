@@ -110,6 +110,7 @@ class Desk:
             "repeated": tallies.get("repeated", 0),
             "oldest_waiting_seconds": oldest_s or 0.0,
             "balanced": ledger.balanced,
+            "unserved": self.unserved(),
             "refusing": self.refusing(),
             "held_suites": {
                 suites: {"hits": count, "reason": reason}
@@ -150,6 +151,16 @@ class Desk:
             "sends": dict(drain.results),
             "held_until_ms": until if until is not None and until != float("inf") else None,
         }
+
+    def unserved(self) -> int:
+        """How many hits wait for a road that is not there; 0 while that is not known.
+
+        Its section was taken out of the configuration, and nobody else ever sends them.
+        """
+        drains = self.drains
+        known = drains[0].all_known if len(drains) == 1 else None
+        ledger = self.queue.ledger
+        return 0 if known is None else max(0, ledger.waiting - ledger.held - known)
 
     async def oldest_s(self) -> float | None:
         """The age of the oldest waiting hit; None when nothing waits."""

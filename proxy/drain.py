@@ -174,6 +174,7 @@ class Drain:
         self._watched: dict[int, asyncio.Future[Reply | None]] = {}  # whose clients wait
         self._silent = False  # nobody is to wait for a reply any more
         self._held_lanes: set[int] = set()
+        self._saw_others = False  # hits that another road takes
         self._paused = False
         self._afresh = True
         self._ending = asyncio.Event()
@@ -193,6 +194,13 @@ class Drain:
     def tries(self, most: int) -> dict[int, int]:
         """How often hits that still wait have failed in this process, of so many at most."""
         return {hit: trial.failures for hit, trial in islice(self._trials.items(), most)}
+
+    @property
+    def all_known(self) -> int | None:
+        """How many of its hits wait, held ones left out, if others do and it has read them all."""
+        if not self._saw_others or self._afresh or self._cursor < self._hits.last_id:
+            return None
+        return len(self._schedule)
 
     # -- clients that wait for the reply to their hit --------------------------------------
 
@@ -386,6 +394,7 @@ class Drain:
         if hit <= self._cursor:
             return
         ours = self.protocol.takes(lane)
+        self._saw_others |= not ours
         if self._cursor == hit - 1 and (not ours or len(self._schedule) < MOST_AHEAD):
             if ours:
                 self._schedule.offer(hit, lane, fresh=self._schedule.sendable_backlog > 0)
@@ -430,7 +439,9 @@ class Drain:
             page = await self._hits.page(self._cursor)
             takes = self.protocol.takes
             for hit, lane in page:
-                if takes(lane) and hit not in self._early and hit not in self._left:
+                if not takes(lane):
+                    self._saw_others = True
+                elif hit not in self._early and hit not in self._left:
                     self._schedule.offer(hit, lane)
         finally:
             self._left = None

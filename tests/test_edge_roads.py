@@ -526,6 +526,11 @@ async def test_events_that_nobody_is_configured_for_wait(
     await daemon.hits(range(3))
     found = await daemon.until(lambda status: status["delivered"] == 3)
     assert (found["waiting"], found["dead"]) == (1, 0)
+    found = await daemon.until(lambda status: status["unserved"] == 1)
+    told = "1 hits wait, and nothing sends them: [edge] is not configured"
+    assert told in "\n".join(show.status_lines(found, ""))
+    assert show.needs_a_person(found)
+    assert told in (await daemon.ask("/api/v1/health")).body.decode()
     await daemon.stop()
     await edge.restore()
     daemon = await serve(adobe, settings(edge))

@@ -63,6 +63,7 @@ def needs_a_person(found: dict[str, Any]) -> bool:
         or (found.get("edge") or {}).get("link") == "offline"
         or found["dead"]
         or found["held"]
+        or found.get("unserved")
         or not found.get("balanced", True)
     )
 
@@ -142,6 +143,11 @@ def _health(found: dict[str, Any]) -> list[str]:
     lines = []
     for suites, held in found.get("held_suites", {}).items():
         lines.append(f"{held['hits']:,} hits of {suites} are held: {held['reason']}")
+    if found.get("unserved"):
+        missing = "[edge]" if found.get("forwarding") else "[upstream]"
+        lines.append(
+            f"{found['unserved']:,} hits wait, and nothing sends them: {missing} is not configured"
+        )
     if found["ambiguous"]:
         lines.append(
             f"{found['ambiguous']:,} sends were cut before an answer; their hits may count twice"

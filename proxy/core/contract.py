@@ -220,6 +220,7 @@ SCHEMAS: dict[str, Schema] = {
         repeated=COUNT,
         oldest_waiting_seconds=NUMBER,
         balanced=FLAG,
+        unserved=COUNT,
         refusing=_optional(TEXT),
         held_suites=_map(_object(hits=COUNT, reason=TEXT)),
         version=TEXT,

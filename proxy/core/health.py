@@ -33,7 +33,7 @@ def checks(status: Mapping[str, Any], suites: Suites) -> tuple[Check, ...]:
     """Everything that was looked at, in an order that does not change."""
     return tuple(
         check
-        for found in (_storage, _disk, _upstream, _edge, _held, _dead, _lost)
+        for found in (_storage, _disk, _upstream, _edge, _unserved, _held, _dead, _lost)
         for check in found(status)
     ) + tuple(_modes(suites))
 
@@ -100,6 +100,18 @@ def _edge(status: Mapping[str, Any]) -> Iterator[Check]:
     else:
         why = edge["last_failure"] or "no answer yet"
         yield Check("edge", WARN, f"{edge['upstream']} cannot be reached: {why}")
+
+
+def _unserved(status: Mapping[str, Any]) -> Iterator[Check]:
+    count = status.get("unserved", 0)
+    if count:
+        missing = "[edge]" if status["forwarding"] else "[upstream]"
+        yield Check(
+            "unserved",
+            WARN,
+            f"{count:,} hits wait, and nothing sends them: {missing} is not configured",
+            f"put {missing} back and restart, or let them expire",
+        )
 
 
 def _held(status: Mapping[str, Any]) -> Iterator[Check]:
