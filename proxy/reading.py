@@ -10,21 +10,28 @@ from __future__ import annotations
 
 import asyncio
 import json
+import time
 from collections.abc import Callable, Sequence
 from math import inf
 from typing import Any
 
 from proxy.core.hit import Suites
+from proxy.core.ration import MOST_WAIT_S, PIECE_S, Ration
 from proxy.core.search import Fault
 from proxy.drain import Drain
 from proxy.errors import QueueUnavailable
 from proxy.shell.browse import MOST_SUITES, OTHER, Told
+from proxy.shell.clock import worked_s
 from proxy.shell.queue import Queue
 from proxy.shell.reader import Reader, Reply
 
 MOST_TRIES = 1_000
 # A table of suites is kept so long, or so many times as long as it took; it has so many parts.
 KEEP_S, KEEP_TIMES, MOST_PARTS = 1.0, 10.0, 40
+# What a person decides waits for nothing, nor does what a monitor or a sample takes now and then.
+AT_ONCE = frozenset({"ids", "rows", "examine"})
+# Of these there is one piece only.
+WHOLE = frozenset({"groups"})
 COUNTED = ("waiting", "received_24h", "delivered_24h", "dead")
 
 
@@ -38,12 +45,15 @@ class Reading:
         suites: Callable[[], Suites],
         server: str | None = None,
         edge: str | None = None,
+        worked_s: Callable[[], float] = worked_s,
     ) -> None:
         self._queue, self._drains, self._suites = queue, drains, suites
         self._base_url = Told().base_url if server is None else server
         self._edge_url = Told().edge_url if edge is None else edge
         self._suites_said, self._suites_until = b"", -inf
         self._reader = Reader(queue.path, self._told)
+        self._worked_s = worked_s
+        self._ration = Ration(time.monotonic(), worked_s())
 
     async def close(self) -> None:
         await self._reader.close()
@@ -149,7 +159,17 @@ class Reading:
         return (await self._ask("rows", ids=list(ids))).body
 
     async def _ask(self, what: str, **how: object) -> Reply:
-        reply = await self._reader.ask(what, **how)
+        if what not in AT_ONCE:
+            await self._turn(is_first=how.get("cursor") is None)
+        work_s = PIECE_S if what in WHOLE else self._ration.piece_s
+        # Taken off beforehand, so that those who ask at the same time count.
+        self._ration.spend(work_s)
+        took_s = 0.0
+        try:
+            reply = await self._reader.ask(what, work_s=work_s, **how)
+            took_s = reply.head["took_s"]
+        finally:
+            self._ration.spend(took_s - work_s)
         if "faulty" in reply.head:
             raise Fault(reply.head["column"], reply.head["faulty"])
         if "error" in reply.head:
@@ -157,6 +177,16 @@ class Reading:
         if "fault" in reply.head:
             raise RuntimeError(f"the reader failed: {reply.head['fault']}")
         return reply
+
+    async def _turn(self, *, is_first: bool) -> None:
+        """Wait until it is one's turn: hits come first."""
+        until_s = time.monotonic() + MOST_WAIT_S
+        while True:
+            now_s = time.monotonic()
+            wait_s = self._ration.wait_s(now_s, self._worked_s(), is_first=is_first)
+            if wait_s <= 0 or now_s >= until_s:
+                return
+            await asyncio.sleep(min(wait_s, until_s - now_s))
 
     def _told(self) -> Told:
         tries: dict[int, int] = {}

@@ -53,3 +53,13 @@ def test_the_tests_clock_is_a_clock() -> None:
     assert (told.ms(), told.wall_ms()) == (3_000, 6_000)
     hands.reboots("another")
     assert (told.ms(), told.wall_ms(), told.boot_id) == (0, 6_000, "another")
+
+
+def test_what_a_thread_worked_counts_its_waiting_for_a_processor(tmp_path: Path) -> None:
+    """In the kernel's nanoseconds; where it does not say, the time it ran alone."""
+    said = tmp_path / "schedstat"
+    said.write_text("1500000000 500000000 7\n")
+
+    assert clock.worked_s(said) == 2.0
+    assert 0 < clock.worked_s(tmp_path / "none") <= time.thread_time()
+    assert 0 < clock.worked_s() < 3_600

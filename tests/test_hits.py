@@ -17,6 +17,7 @@ from test_browse import new_hit
 from proxy import reading as reading_module
 from proxy.core.findings import RULES
 from proxy.core.hit import Suites
+from proxy.core.ration import BURST_S, OVERDRAFT_S
 from proxy.errors import QueueUnavailable
 from proxy.fake import FakeCollector
 from proxy.reading import Reading
@@ -471,3 +472,27 @@ async def test_health_is_a_line_for_each_thing(bereaved: Served) -> None:
     assert states["storage"] == "ok"
     assert states["dead letters"] == "warn"
     assert states["upstream"] == "ok"
+
+
+async def test_on_a_busy_machine_the_rest_of_a_search_waits_and_a_first_answer_does_not(
+    queue: Queue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nor does what a person decides; and nobody waits for ever."""
+    await queue.add([new_hit(number) for number in range(3)])
+    reading = Reading(queue, [], lambda: Suites({}), worked_s=time.monotonic)
+    await reading.hits("", None, 10)  # the reader has started
+    reading._ration.spend(BURST_S + OVERDRAFT_S / 2)
+    try:
+        first = json.loads(await reading.hits("", None, 2))
+        assert [row["id"] for row in first["hits"]] == [3, 2]
+        assert await reading.dead("") == []
+
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.5):
+                await reading.hits("", int(first["cursor"]), 2)
+
+        monkeypatch.setattr(reading_module, "MOST_WAIT_S", 0.0)
+        rest = json.loads(await reading.hits("", int(first["cursor"]), 2))
+        assert [row["id"] for row in rest["hits"]] == [1]
+    finally:
+        await reading.close()

@@ -61,6 +61,21 @@ async def test_it_stands_back_for_the_daemon(reader: Reader) -> None:
     assert int(proc(reader.pid, "oom_score_adj")) == 900
 
 
+async def test_its_niceness_counts_and_a_terminals_signals_do_not(reader: Reader) -> None:
+    """In a session of its own Linux would give it as much as the daemon; it has a group only."""
+    await ids(reader)
+
+    assert reader.pid is not None
+    assert os.getsid(reader.pid) == os.getsid(0)
+    assert os.getpgid(reader.pid) == reader.pid
+
+
+async def test_an_answer_says_what_it_cost(reader: Reader) -> None:
+    reply = await reader.ask("hits")
+
+    assert 0 < reply.head["took_s"] < 5
+
+
 async def test_one_that_was_killed_is_replaced(reader: Reader) -> None:
     """By the next question, which does not notice."""
     await ids(reader)
@@ -185,7 +200,7 @@ def test_a_fault_of_ours_is_an_answer_without_the_hit(tmp_path: Path) -> None:
 
 def test_a_file_that_is_not_there_is_an_answer(tmp_path: Path) -> None:
     told = reader_module._as_json(Told())
-    question = json.dumps({"ask": "hits", "how": {}, "told": told}).encode()
+    question = json.dumps({"ask": "hits", "how": {}, "work_s": 0.1, "told": told}).encode()
 
     head, _ = answer(Browser(tmp_path / "nothing.db"), question)
 

@@ -163,7 +163,7 @@ class Browser:
     def __init__(self, path: Path, told: Told | None = None, work_s: float = WORK_S) -> None:
         self.told = told or Told()
         self._path = path
-        self._work_s = work_s
+        self.work_s = work_s
         self._db: sqlite3.Connection | None = None
         self._boots = Boots(0, {0: 0})
 
@@ -182,7 +182,7 @@ class Browser:
 
     def hits(self, q: str = "", cursor: int | None = None, limit: int = 100) -> Json:
         """A page of hits; with `complete` false, `cursor` says where to go on."""
-        looked = _Looked(cursor, self._work_s)
+        looked = _Looked(cursor, self.work_s)
         rows = [
             self.row(seen)
             for seen in itertools.islice(self._seen(q, looked), min(limit, MOST_ROWS))
@@ -197,7 +197,7 @@ class Browser:
 
     def ids(self, q: str = "", cursor: int | None = None) -> Json:
         """The dead letters that are meant, by id."""
-        looked = _Looked(cursor, self._work_s)
+        looked = _Looked(cursor, self.work_s)
         found = [kept.hit.id for kept, _ in self._found(q, looked, frozenset({DEAD}))]
         return {"ids": found, "cursor": None if looked.complete else looked.at}
 
@@ -240,7 +240,7 @@ class Browser:
         self, kind: str, q: str = "", cursor: int | None = None, *, unredacted: bool = False
     ) -> Piece:
         """A piece of an export, and where the next one begins: None behind the last."""
-        looked = _Looked(cursor, self._work_s)
+        looked = _Looked(cursor, self.work_s)
         text = _WRITERS[kind](self, self._seen(q, looked), unredacted)
         return Piece(text, None if looked.complete else looked.at)
 
@@ -251,7 +251,7 @@ class Browser:
 
     def examine(self, after: int) -> Json:
         """How often each rule is broken in the newest hits behind this id, in so many at most."""
-        looked = _Looked(None, self._work_s)
+        looked = _Looked(None, self.work_s)
         found: Counter[str] = Counter()
         examined = 0
         for seen in itertools.islice(self._seen("", looked), SAMPLE):
@@ -273,7 +273,7 @@ class Browser:
         """
         if not q.strip():
             return self._all_counts()
-        looked = _Looked(cursor, self._work_s)
+        looked = _Looked(cursor, self.work_s)
         by_state = Counter(kept.state for kept, _ in self._found(q, looked))
         waiting = by_state[WAITING] + by_state[SENDING] + by_state[HELD]
         return {
@@ -304,7 +304,7 @@ class Browser:
     def groups(self) -> Json:
         """Dead letters by what they died of, the most numerous first."""
         groups: dict[tuple[str, int | None], Json] = {}
-        until = time.monotonic() + self._work_s
+        until = time.monotonic() + self.work_s
         at, complete = NEWEST, True
         while rows := self._rows(_CAUSES, at, MOST_ROWS, HEAD):
             for id_, reason, status, died_ms, suites, head in rows:
@@ -339,7 +339,7 @@ class Browser:
 
         Findings are those of a sample, and in the first answer: the newest hits.
         """
-        looked = _Looked(cursor, self._work_s)
+        looked = _Looked(cursor, self.work_s)
         found: dict[str, Json] = {rsid: self._suite(rsid) for rsid in self.told.suites.known}
 
         def of(rsid: str, protocol: str = "analytics") -> Json:

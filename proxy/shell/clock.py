@@ -3,7 +3,8 @@
 Rule: `ms` only moves forward and counts suspend; `wall_ms` is what the machine believes;
 `boot_id` names the boot that `ms` belongs to.
 Non-rule: corrects nothing.
-Source: clock_gettime(2); /proc/sys/kernel/random/boot_id in random(4).
+Source: clock_gettime(2); /proc/sys/kernel/random/boot_id in random(4); the kernel's "Scheduler
+Statistics" for `schedstat`.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from pathlib import Path
 from typing import Protocol
 
 BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
+SCHEDSTAT = Path("/proc/thread-self/schedstat")
 
 
 class Clock(Protocol):
@@ -49,6 +51,15 @@ class SystemClock:
 
     def wall_ms(self) -> int:
         return time.time_ns() // 1_000_000
+
+
+def worked_s(path: Path = SCHEDSTAT) -> float:
+    """How long this thread has run, or waited for a processor to run on."""
+    try:
+        ran, waited, _ = path.read_text(encoding="ascii").split()
+    except (OSError, ValueError):  # not Linux, or a sandbox
+        return time.thread_time()
+    return (int(ran) + int(waited)) / 1e9
 
 
 _FORWARD = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)

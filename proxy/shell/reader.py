@@ -5,7 +5,8 @@ it is done in another process, at a lower priority, started with the first quest
 by itself when nobody has asked for a while.  It ends with its parent (its input ends), and
 whatever becomes of it is an error answer to whoever asked: the daemon goes on.
 Non-rule: knows no HTTP and changes nothing; what is answered is `browse`'s.
-Source: the pipes of Python's multiprocessing for the shape; proc(5) for `oom_score_adj`.
+Source: the pipes of Python's multiprocessing for the shape; proc(5) for `oom_score_adj`; sched(7),
+"The autogroup feature".
 
 On the pipe: a question is a line of JSON; an answer is a line of JSON with the size of what
 follows, and then so many bytes, which travel on to the client as they are.
@@ -20,6 +21,7 @@ import os
 import select
 import signal
 import sys
+import time
 import traceback
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -29,7 +31,7 @@ from typing import Any, BinaryIO
 from proxy.core.hit import ReportSuite, Suites, Timestamps, WhenLate
 from proxy.core.search import Fault
 from proxy.errors import QueueUnavailable
-from proxy.shell.browse import Browser, Piece, Told
+from proxy.shell.browse import WORK_S, Browser, Piece, Told
 
 IDLE_S = 60.0
 PATIENCE_S = 20.0
@@ -61,13 +63,15 @@ class Reader:
         process = self._process
         return None if process is None or process.returncode is not None else process.pid
 
-    async def ask(self, what: str, **how: object) -> Reply:
+    async def ask(self, what: str, work_s: float = WORK_S, **how: object) -> Reply:
         """The answer to one question; QueueUnavailable when there is none.
 
-        One question at a time: each is short, so the next one waits.
+        One question at a time: each is short, so the next one waits.  The head says how much of a
+        processor it took, as `took_s`.
         """
         async with self._asking:
-            line = json.dumps({"ask": what, "how": how, "told": _as_json(self._told())})
+            told = _as_json(self._told())
+            line = json.dumps({"ask": what, "how": how, "work_s": work_s, "told": told})
             try:
                 # A process that ended itself for want of questions is asked once more.
                 return await self._exchange(line) or await self._exchange(line) or _gone()
@@ -115,7 +119,9 @@ class Reader:
                     # A traceback could quote a hit; what there is to say is in the answer.
                     stderr=asyncio.subprocess.DEVNULL,
                     env={**os.environ, "PYTHONPATH": str(PACKAGE)},
-                    start_new_session=True,  # a Ctrl-C of the terminal is for the daemon
+                    # A Ctrl-C of the terminal is for the daemon.  (No session of its own: Linux
+                    # gives each as much as any other, however nice those in it are.)
+                    process_group=0,
                 )
             except OSError as error:
                 raise QueueUnavailable(f"no reader could be started: {error}") from error
@@ -150,8 +156,10 @@ def main(path: Path, questions: BinaryIO, answers: BinaryIO) -> None:
             line = questions.readline()
             if not line:
                 return
+            began_s = time.process_time()
             head, body = answer(browser, line)
-            answers.write(json.dumps(head | {"size": len(body)}).encode() + b"\n" + body)
+            head |= {"size": len(body), "took_s": time.process_time() - began_s}
+            answers.write(json.dumps(head).encode() + b"\n" + body)
             answers.flush()
 
 
@@ -160,6 +168,7 @@ def answer(browser: Browser, line: bytes) -> tuple[dict[str, Any], bytes]:
     try:
         asked = json.loads(line)
         browser.told = _from_json(asked["told"])
+        browser.work_s = asked["work_s"]
         found = getattr(browser, asked["ask"])(**asked["how"])
     except Fault as fault:
         return {"faulty": fault.message, "column": fault.column}, b""
