@@ -12,6 +12,7 @@ from collections import Counter
 from dataclasses import asdict, replace
 
 from proxy import __version__
+from proxy.core.link import State
 from proxy.core.measure import BOUNDS_S, BySuite
 from proxy.desk import Desk
 from proxy.errors import QueueError
@@ -74,6 +75,7 @@ class Monitor:
                 durations_s=sum(d.durations.sum_s for d in drains),
                 last_delivery_s=max(last_ms) / 1000 if last_ms else None,
                 skew_s=skews_s[0] if skews_s else None,
+                roads={d.protocol.name: d.link.state is not State.OFFLINE for d in drains},
             )
         return metrics.text(now)
 

@@ -228,6 +228,8 @@ async def test_an_error_of_edges_reaches_the_page_and_the_event_is_a_dead_letter
     letters = (await daemon.ask("/api/v1/dead")).json()
     reasons = [letter["reason"] for letter in letters["letters"]]
     assert "400 from the Edge Network: Invalid datastream ID" in reasons
+    groups = (await daemon.ask("/api/v1/dead/groups")).json()["groups"]
+    assert [group["suites"] for group in groups] == [["abc"], ["abc"]]
     assert {letter["suites"] for letter in letters["letters"]} == {"abc"}
     assert names(edge) == ["bad", "broken", "partly"]
 
@@ -497,6 +499,9 @@ async def test_beside_analytics_edge_is_told_of_in_every_status(
     (line,) = [one for one in show.status_lines(found, "") if one.startswith("Edge")]
     assert re.search(r": offline since .*Connect call failed.*; next try in", line)
     assert show.watch_line(found).endswith("takes hits; Edge offline")
+    metrics = (await daemon.ask("/metrics")).body.decode()
+    assert 'trackoffline_road_state{road="analytics"} 1.0' in metrics
+    assert 'trackoffline_road_state{road="edge"} 0.0' in metrics
     assert show.needs_a_person(found)
 
 

@@ -45,6 +45,7 @@ EVERYTHING = Now(
     bounds_s=BOUNDS_S,
     last_delivery_s=1.0,
     skew_s=0.1,
+    roads={"edge": True},
 )
 
 

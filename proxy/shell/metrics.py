@@ -50,6 +50,7 @@ class Now:
     durations_s: float = 0.0
     last_delivery_s: float | None = None
     skew_s: float | None = None
+    roads: Mapping[str, bool] = field(default_factory=dict)
 
 
 def text(now: Now) -> bytes:
@@ -145,6 +146,14 @@ def _sending(now: Now) -> Iterator[Metric]:
     for name in STATES:
         state.add_metric([name], name == now.state)
     yield state
+    up = GaugeMetricFamily(
+        "trackoffline_road_state",
+        "1 of each configured server that is not known to be out of reach, else 0.",
+        labels=["road"],
+    )
+    for name, is_up in now.roads.items():
+        up.add_metric([name], is_up)
+    yield up
     yield _gauge(
         "clock_skew_seconds",
         "Our clock less the collection server's; absent before its first answer.",
