@@ -27,7 +27,7 @@ from proxy.core import advice, backoff, headers, stamp, verdict
 from proxy.core.hit import Failure, Fault, Hit, Reply, Request
 from proxy.core.link import Flight, Link, State
 from proxy.core.measure import OTHER, BySuite, Durations
-from proxy.core.moment import Boots
+from proxy.core.moment import TOLD, Boots
 from proxy.core.pace import Pace
 from proxy.core.protocols import Opened
 from proxy.core.protocols import Protocol as Spoken
@@ -618,8 +618,9 @@ class Drain:
             self.start_over()
 
     def _instant(self, hit: Hit, boots: Boots) -> int:
-        """The hit's own time; it never goes back within a lane, but for what a person requeued."""
-        floor = 0 if hit.requeued else self._last_ms.get(hit.lane, 0)
+        """The hit's own time; within a lane it goes back for what a person brought back alone."""
+        is_brought = hit.requeued or hit.received.boot == TOLD
+        floor = 0 if is_brought else self._last_ms.get(hit.lane, 0)
         return max(boots.wall_ms(hit.received), floor)
 
     def _may_have(self, lane: int, at_ms: int | None) -> None:

@@ -16,6 +16,7 @@ from typing import Any
 from proxy import __version__
 from proxy.core import render
 from proxy.core.hit import NewHit, Received, Request, Suites
+from proxy.core.moment import TOLD
 from proxy.core.protocols import Protocol, hearing
 from proxy.core.reception import Refuse, Take
 from proxy.shell.queue import Queue
@@ -88,12 +89,11 @@ class Incoming:
         raise ValueError("it is passed through where it comes in, and never stored")
 
     def _received(self, at_ms: float | None) -> Received:
-        """The instant it was received elsewhere, on this boot's clock; now, if it is not known.
+        """The instant it was received elsewhere; now, if that is not known, or is yet to come.
 
         0 says as little: that time was lost with a damaged file.
         """
-        boots, now_ms = self._queue.boots, self._queue.clock.ms()
-        if not at_ms:
-            return Received(boots.current, now_ms)
-        own_ms = int(max(0.0, at_ms)) - boots.offsets[boots.current]
-        return Received(boots.current, min(own_ms, now_ms))
+        clock = self._queue.clock
+        if not at_ms or at_ms > clock.wall_ms():
+            return Received(self._queue.boots.current, clock.ms())
+        return Received(TOLD, int(max(0.0, at_ms)))

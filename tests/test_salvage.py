@@ -17,6 +17,7 @@ from daemon import Serve
 from proxy.core import pages, wire
 from proxy.core.hit import NewHit, Received, Request
 from proxy.core.limits import Limits
+from proxy.core.moment import TOLD
 from proxy.core.rescue import row_sum
 from proxy.errors import QueueUnavailable
 from proxy.shell import salvage
@@ -332,6 +333,27 @@ async def test_hits_whose_boot_is_lost_are_never_stamped_with_another_time(
     said = f"{len(letters)} dead letters (of these {len(timeless)} hits whose time of receipt is"
     assert said in queue.salvaged[0]
     assert "lost 0, 0 may be sent twice" in queue.salvaged[0]
+    recount(filled.path)
+
+
+async def test_a_time_that_was_told_needs_no_boot(filled: Filled) -> None:
+    """An imported hit keeps its own, though the times of all others are lost."""
+    queue = await Queue.open(filled.path, LIMITS, FakeClock())
+    async with asyncio.TaskGroup() as loops:
+        loops.create_task(queue.run())
+        (told,) = await queue.add([NewHit(1, Received(TOLD, 1_600_000_000_000), content(1))])
+        await queue.close()
+    move_log(filled.path)
+    wipe(filled.path, leaves(filled.path, "boots"))
+    clock = FakeClock()
+    clock.reboots("second boot")
+    queue = await Queue.open(filled.path, LIMITS, clock)
+    found = await queue.fetch([told])
+    await queue.close()
+
+    assert [queue.boots.wall_ms(hit.received) for hit in found] == [1_600_000_000_000]
+    assert queue.boots.current > 0
+    assert queue.ledger.waiting == 1
     recount(filled.path)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 from clock import FakeClock
-from daemon import Serve, Served
+from daemon import Serve, Served, hit
 
 from proxy.fake import FakeCollector
 
@@ -15,8 +15,8 @@ DAY_S = 86_400
 def stamps(adobe: FakeCollector) -> dict[int, int]:
     """The `ts` of each hit that arrived, by its number."""
     return {
-        int((hit.param(b"pageName") or b"p0")[1:]): int(hit.param(b"ts") or 0)
-        for hit in adobe.received
+        int((got.param(b"pageName") or b"p0")[1:]): int(got.param(b"ts") or 0)
+        for got in adobe.received
     }
 
 
@@ -133,3 +133,40 @@ async def test_a_wall_clock_that_steps_while_offline_changes_no_age(
     assert 60 <= status["oldest_waiting_seconds"] < 61
     await adobe.restore()
     await adobe.wait_for(2, answered=True)
+
+
+async def test_an_imported_hit_keeps_its_own_second_whatever_its_visitor_sent_since(
+    serve: Serve, adobe: FakeCollector
+) -> None:
+    """What was exported an hour ago is brought back behind a hit of a minute ago."""
+    clock = FakeClock()
+    served = await serve(adobe, SUITE, clock=clock)
+    clock.passes(3600)
+    await one(served, 1)
+    await adobe.wait_for(1, answered=True)
+    row = {"target": hit(2), "received_ms": 1_700_000_000_000}
+    answer = await served.tell("/api/v1/hits/import", row)
+    await adobe.wait_for(2, answered=True)
+    await one(served, 3)
+    await adobe.wait_for(3, answered=True)
+
+    assert answer.json()["imported"] == 1
+    assert stamps(adobe) == {1: 1_700_003_600, 2: 1_700_000_000, 3: 1_700_003_600}
+
+
+async def test_a_clock_that_is_set_moves_no_imported_hit(
+    serve: Serve, adobe: FakeCollector
+) -> None:
+    """Its time is of the machine it was exported from, whose clock was not wrong."""
+    clock = FakeClock()
+    await adobe.cut()
+    served = await serve(adobe, SUITE, clock=clock)
+    clock.passes(3600)
+    row = {"target": hit(2), "received_ms": 1_700_000_000_000}
+    answer = await served.tell("/api/v1/hits/import", row)
+    clock.steps(7200)
+    await adobe.restore()
+    await adobe.wait_for(1, answered=True)
+
+    assert answer.json()["imported"] == 1
+    assert stamps(adobe) == {2: 1_700_000_000}

@@ -19,6 +19,8 @@ STEP_MS = 500
 
 # The boot of a hit whose own was lost with a damaged file; boots are counted from 1.
 LOST = 0
+# The boot of a hit that brought its time along: its clock is Unix time, and is never corrected.
+TOLD = -1
 
 
 @dataclass(frozen=True, slots=True)

@@ -33,7 +33,7 @@ import aiosqlite
 from proxy.core import limits, series, wire
 from proxy.core.hit import Hit, Ledger, NewHit, Received, Request
 from proxy.core.limits import Limits
-from proxy.core.moment import STEP_MS, Boots
+from proxy.core.moment import STEP_MS, TOLD, Boots
 from proxy.core.rescue import row_sum
 from proxy.errors import QueueError, QueueFull, QueueUnavailable
 from proxy.points import Point, reached
@@ -1286,11 +1286,14 @@ def _prepare(path: Path, clock: Clock) -> tuple[Boots, list[str]]:
         db.execute(
             # The jitter between two clock readings moves no stamp: a hit sent again after a
             # restart, and those of its visitor, keep the second that Adobe may know.
-            "INSERT INTO boots (boot_id, offset_ms) VALUES (?, ?)"
+            # Behind `TOLD` alone SQLite by itself would go on with 0.
+            "INSERT INTO boots (boot, boot_id, offset_ms)"
+            " VALUES ((SELECT 1 + max(0, ifnull(max(boot), 0)) FROM boots), ?, ?)"
             " ON CONFLICT DO UPDATE SET offset_ms = excluded.offset_ms"
             " WHERE abs(excluded.offset_ms - boots.offset_ms) > ?",
             (clock.boot_id, offset, STEP_MS),
         )
+        db.execute("INSERT OR IGNORE INTO boots VALUES (?, 'told', 0)", (TOLD,))
         offsets = dict(db.execute("SELECT boot, offset_ms FROM boots").fetchall())
         (current,) = db.execute(
             "SELECT boot FROM boots WHERE boot_id = ?", (clock.boot_id,)

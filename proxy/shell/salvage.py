@@ -23,7 +23,7 @@ from typing import Any, TypeAlias, cast
 
 from proxy.core import pages, rescue
 from proxy.core.hit import Ledger
-from proxy.core.moment import LOST
+from proxy.core.moment import LOST, TOLD
 from proxy.core.pages import Frame, Image, Row
 from proxy.core.rescue import Found
 from proxy.shell import migrate
@@ -347,6 +347,7 @@ def _keep(new: sqlite3.Connection, path: Path, reason: str, aside: Path, boot: B
         number = _number(path, boot)
         if number is not None:
             found.boots.setdefault(number, (None, *boot))
+        found.boots.setdefault(TOLD, (None, "told", 0))
         return _copy(new, now, found, frames, reason, aside, marks_whole=marks_whole)
 
 
