@@ -444,7 +444,8 @@ def _still_there(edge: config.Edge | None, changed: config.Edge | None) -> confi
     """A road as it was, with the datastreams of a changed configuration."""
     if edge is None or changed is None:
         return edge
-    listed = {"datastreams": changed.datastreams, "unlisted": changed.unlisted}
+    changing = ("datastreams", "unlisted", "silence")
+    listed = {name: getattr(changed, name) for name in changing}
     return edge.model_copy(update=listed)
 
 

@@ -220,24 +220,30 @@ def test_suites_reach_the_core_as_plain_values(tmp_path: Path) -> None:
         [suites]
         timestamps = "optional"
         unlisted = "refuse"
+        silence = ["N2"]
         [suites.known.examplersid]
         timestamps = "required"
+        silence = ["N1", "W4"]
         [suites.known.exampledev]
         timestamps = "not-allowed"
         when_late = "send"
         [suites.known."a.b-c_1"]
+        [edge]
+        server = "https://edge.adobedc.net"
+        silence = ["E9"]
         """,
         tmp_path,
     )
 
     expected = hit.Suites(
         known={
-            "examplersid": ReportSuite(Timestamps.REQUIRED),
+            "examplersid": ReportSuite(Timestamps.REQUIRED, silence=frozenset({"N1", "W4"})),
             "exampledev": ReportSuite(Timestamps.NOT_ALLOWED, WhenLate.SEND),
             "a.b-c_1": ReportSuite(Timestamps.UNKNOWN),
         },
-        unlisted=ReportSuite(Timestamps.OPTIONAL),
+        unlisted=ReportSuite(Timestamps.OPTIONAL, silence=frozenset({"N2"})),
         refuse_unlisted=True,
+        silence_of_events=frozenset({"E9"}),
     )
     assert expected == config.suites(loaded)
 
@@ -294,6 +300,12 @@ address = "0.0.0.0:8278"
         ("[edge]\nserver = 'https://a'\nbase_path = 'b/ss'", "hits of Adobe Analytics go"),
         ("[edge]\nserver = 'https://a'\ndatastreams = 'abc'", "3:15: edge.datastreams"),
         ("[edge]\nserver = 'https://a'\nunlisted = 'drop'", "3:12: edge.unlisted"),
+        ("[suites]\nsilence = ['w44']", '2:11: suites.silence is a list; "w44" is no rule; there'),
+        (
+            "[suites.known.a]\nsilence = ['w44']",
+            'N2 E1 E2 E3 E4 E5 E6 E7 E8 E9. Did you mean "W4"?',
+        ),
+        ("[suites]\nsilence = 'W4'", '2:11: suites.silence is "W4"; it must be a list of rules'),
         ("[[queue]]", "1:3: queue is a list; it must be a section, [queue]"),
         ("listen = 5", "1:10: listen is 5; it must be a section, [listen]"),
         ("address = 'a'", '1:1: address is not a setting. Did you mean "listen.address"?'),
@@ -758,6 +770,7 @@ def test_an_absolute_queue_needs_no_state_directory(tmp_path: Path) -> None:
         ("[upstream]\nserver = 'http://a.b'\nallow_plaintext = true", "read and change hits"),
         ("[edge]\nserver = 'http://a.b'\nallow_plaintext = true", "read and change events"),
         ("[edge]\nserver = 'https://a'\nunlisted = 'refuse'", "every event is refused"),
+        ("suites.silence = ['N1', 'L2']", "suites.silence hides L2: of hits that Adobe will drop"),
         (
             "listen.address = '0.0.0.0:8277'\n[edge]\nserver = 'https://a'",
             "anyone there can send events",

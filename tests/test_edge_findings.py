@@ -24,11 +24,9 @@ KNOWN: dict[str, Any] = {"meta": entries(cookie())}
 COLLECT, INTERACT = "/ee/v1/collect", "/ee/v1/interact"
 
 
-def found(request: Request, silence: dict[str, frozenset[str]] | None = None) -> list[Finding]:
-    said = decode(request)
-    return list(
-        findings(said, request, Suites({}), received_ms=NOW, at_ms=NOW + 1, silence=silence)
-    )
+def found(request: Request, silence: frozenset[str] = frozenset()) -> list[Finding]:
+    suites = Suites({}, silence_of_events=silence)
+    return list(findings(decode(request), request, suites, received_ms=NOW, at_ms=NOW + 1))
 
 
 def rules(request: Request) -> list[str]:
@@ -166,10 +164,10 @@ def test_the_same_fault_of_many_events_is_told_once() -> None:
     assert len(found(many)) == MOST
 
 
-def test_a_rule_is_silent_for_a_datastream() -> None:
+def test_a_rule_is_silent_for_events() -> None:
     bare = of({"xdm": {"timestamp": TIME}})
     assert rules(bare) == ["E2"]
-    assert found(bare, {"abc": frozenset({"E2"})}) == []
+    assert found(bare, frozenset({"E2"})) == []
 
 
 def test_a_beacon_has_a_beacons_findings() -> None:

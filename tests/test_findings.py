@@ -42,17 +42,16 @@ def found(
     query: str,
     suite: str = "opt",
     late_s: float = 0,
-    silence: dict[str, frozenset[str]] | None = None,
+    suites: Suites = SUITES,
     body: bytes = b"",
 ) -> tuple[Finding, ...]:
     request = Request("GET", f"/b/ss/{suite}/1/X/s1?{query}".encode(), (), body)
     return findings(
         decode(request),
         request,
-        SUITES,
+        suites,
         received_ms=NOW,
         at_ms=NOW + late_s * 1000,
-        silence=silence,
     )
 
 
@@ -208,10 +207,18 @@ def test_what_was_sent_in_a_body_is_judged_like_the_rest() -> None:
 
 
 def test_a_rule_is_silent_where_a_person_said_so() -> None:
-    quiet = {"opt": frozenset({"W1"})}
-    assert [one.rule for one in found("pageName=p", "opt", silence=quiet)] == []
-    assert [one.rule for one in found("pageName=p", "req", silence=quiet)] == ["W1", "L3"]
-    assert [one.rule for one in found("pageName=p", "opt,req", silence=quiet)] == ["W1", "L3"]
+    """Of a hit to several suites, where they all are; of those not listed, together."""
+    opt = ReportSuite(Timestamps.OPTIONAL, silence=frozenset({"W1"}))
+    quiet = Suites({**SUITES.known, "opt": opt}, ReportSuite(silence=frozenset({"N2", "W1"})))
+
+    def said(suite: str) -> list[str]:
+        return [one.rule for one in found("pageName=p", suite, suites=quiet)]
+
+    assert said("opt") == []
+    assert said("req") == ["W1", "L3"]
+    assert said("opt,req") == ["W1", "L3"]
+    assert said("elsewhere") == []
+    assert said("elsewhere,opt") == ["N2"]
 
 
 def test_the_worst_comes_first() -> None:

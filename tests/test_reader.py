@@ -174,7 +174,8 @@ def test_what_the_daemon_knows_arrives_whole() -> None:
     told = Told(
         Suites(
             {"a": ReportSuite(Timestamps.REQUIRED), "b": ReportSuite(when_late=WhenLate.SEND)},
-            ReportSuite(Timestamps.NOT_ALLOWED),
+            ReportSuite(Timestamps.NOT_ALLOWED, silence=frozenset({"N1"})),
+            silence_of_events=frozenset({"E9"}),
         ),
         "https://example.data.adobedc.net",
         frozenset({1, 2}),

@@ -116,6 +116,30 @@ async def test_suites_change_under_an_open_connection(process: Launch) -> None:
         assert await client.send(hit(2)) == 200
 
 
+async def test_a_silenced_rule_is_silent_from_the_reload_on(process: Launch) -> None:
+    """In the list, in a hit, and for a filter; other suites go on to be told of."""
+    daemon = process(None, {})
+    await daemon.start()
+
+    async def found(q: str) -> list[tuple[int, bool]]:
+        """The hits, and whether they are told to have no visitor."""
+        rows = (await daemon.ask(f"/api/v1/hits?q={q}")).json()["hits"]
+        rules = [[one["rule"] for one in row["findings"]] for row in rows]
+        return [(row["id"], "W1" in said) for row, said in zip(rows, rules, strict=True)]
+
+    async with connected(daemon.beacons) as client:
+        for number, suite in enumerate(("examplersid", "other")):
+            await client.send(hit(number, suite).replace("&fid=", "&nobody="))
+        assert await found("rule:W1") == [(2, True), (1, True)]
+
+        await reload(daemon, {"suites.known.examplersid.silence": ["W1"]})
+
+    assert await found("rule:W1") == [(2, True)]
+    assert await found("") == [(2, True), (1, False)]
+    told = (await daemon.ask("/api/v1/hits/1")).json()["findings"]
+    assert "W1" not in [one["rule"] for one in told]
+
+
 async def held(daemon: Process, open_queue: OpenQueue) -> None:
     """A started daemon in which three late hits of each of two suites wait for their mode."""
     clock = FakeClock()  # of years ago: they are late

@@ -54,18 +54,27 @@ def conflicts(config: Config) -> Iterator[Conflict]:
 
 def warnings(config: Config) -> list[str]:
     """What is allowed and may surprise, one line each."""
-    return [*_sending(config), *_suite_modes(config), *_losses(config), *_exposure(config)]
+    return [
+        *_sending(config),
+        *_suite_modes(config),
+        *_silences(config),
+        *_losses(config),
+        *_exposure(config),
+    ]
 
 
 def suites(config: Config) -> hit.Suites:
     """The report suites in the core's own words."""
     return hit.Suites(
         known={
-            rsid: hit.ReportSuite(suite.timestamps, suite.when_late)
+            rsid: hit.ReportSuite(suite.timestamps, suite.when_late, frozenset(suite.silence))
             for rsid, suite in config.suites.known.items()
         },
-        unlisted=hit.ReportSuite(config.suites.timestamps),
+        unlisted=hit.ReportSuite(
+            config.suites.timestamps, silence=frozenset(config.suites.silence)
+        ),
         refuse_unlisted=config.suites.unlisted is Unlisted.REFUSE,
+        silence_of_events=frozenset(config.edge.silence if config.edge else ()),
     )
 
 
@@ -196,6 +205,20 @@ def _suite_modes(config: Config) -> Iterator[str]:
             yield f'{name}.when_late is "send": late hits count at the time they are delivered'
         else:
             yield f'{name}.timestamps is "not-allowed": its late hits are held until you decide'
+
+
+def _silences(config: Config) -> Iterator[str]:
+    said = {f"suites.known.{rsid}": one.silence for rsid, one in config.suites.known.items()}
+    said["suites"] = config.suites.silence
+    said["edge"] = config.edge.silence if config.edge else ()
+    if not any(said.values()):
+        return
+    from proxy.core.findings import LOST  # noqa: PLC0415 - tables that most need not pay for
+
+    for name, rules in said.items():
+        hidden = ", ".join(rule for rule in rules if rule in LOST)
+        if hidden:
+            yield f"{name}.silence hides {hidden}: of hits that Adobe will drop nothing is said"
 
 
 def _losses(config: Config) -> Iterator[str]:

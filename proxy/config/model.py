@@ -61,6 +61,7 @@ MaybeWhere = Annotated[Address | None, BeforeValidator(values.optional(values.ad
 MaybeFile = Annotated[Path | None, BeforeValidator(values.optional(values.file_path))]
 Hosts = Annotated[tuple[str, ...], BeforeValidator(values.hosts)]
 Mode = Annotated[Timestamps, BeforeValidator(values.choice(Timestamps))]
+Rules = Annotated[tuple[str, ...], BeforeValidator(values.rules)]
 Seconds = Annotated[float, BeforeValidator(values.duration)]
 Bytes = Annotated[int, BeforeValidator(values.size)]
 
@@ -145,6 +146,7 @@ class Edge(Section):
     unlisted: Annotated[Unlisted, BeforeValidator(values.choice(Unlisted))] = _setting(
         "accept", "Events of datastreams not listed: `accept`, or `refuse` with 400."
     )
+    silence: Rules = _setting([], 'Rules of findings not to speak of for events, as `["E9"]`.')
     token_file: MaybeFile = _setting(
         "",
         "File with the access token to send events with, if the datastream wants one; it is read "
@@ -178,6 +180,11 @@ class KnownSuite(Section):
         "A late hit without `ts` of a `not-allowed` or `unknown` suite: `hold` keeps it (as a dead "
         "letter, or waiting), `send` counts it at the time of delivery.",
     )
+    silence: Rules = _setting(
+        [],
+        'Rules of findings not to speak of for this suite, as `["N1"]`; a hit of several suites is '
+        "silent where all of them are.",
+    )
 
 
 class Suites(Section):
@@ -190,6 +197,7 @@ class Suites(Section):
     unlisted: Annotated[Unlisted, BeforeValidator(values.choice(Unlisted))] = _setting(
         "accept", "Hits of suites not listed below: `accept`, or `refuse` with 403."
     )
+    silence: Rules = _setting([], "Rules of findings not to speak of for suites not listed below.")
     known: dict[Annotated[str, AfterValidator(values.suite_id)], KnownSuite] = Field(
         default_factory=dict, description="One table a report suite."
     )

@@ -183,6 +183,23 @@ def datastreams(value: object) -> tuple[str, ...]:
     return tuple(names)
 
 
+def rules(value: object) -> tuple[str, ...]:
+    """A list of rules of findings, by their ids."""
+    given = list(value) if isinstance(value, list | tuple) else [None]
+    named = tuple(name for name in given if isinstance(name, str))
+    if len(named) < len(given):
+        raise ValueError('it must be a list of rules, such as ["N1"]')
+    if named:
+        from proxy.core.findings import RULES  # noqa: PLC0415 - tables that most need not pay for
+
+        ids = [rule.id for rule in RULES]
+        for name in named:
+            if name not in ids:
+                guess = nearest(name, ids)
+                raise ValueError(f'"{name}" is no rule; there are {" ".join(ids)}{guess}')
+    return named
+
+
 def base_path(value: object) -> str:
     """What comes before the endpoints in a path, without slashes at its ends."""
     if not isinstance(value, str) or not _BASE_PATH.fullmatch(value):
@@ -265,8 +282,9 @@ def optional(parse: Callable[[object], T]) -> Callable[[object], T | None]:
 
 def nearest(word: object, names: Iterable[str]) -> str:
     """The question to ask after an unknown word, or nothing when no name is close."""
-    close = difflib.get_close_matches(str(word).lower(), list(names), n=1)
-    return f'. Did you mean "{close[0]}"?' if close else ""
+    by_lower = {name.lower(): name for name in names}
+    close = difflib.get_close_matches(str(word).lower(), list(by_lower), n=1)
+    return f'. Did you mean "{by_lower[close[0]]}"?' if close else ""
 
 
 def spell_duration(seconds: float) -> str:

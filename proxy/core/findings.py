@@ -11,7 +11,7 @@ anchors of the guides' tables of contents.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -252,6 +252,7 @@ RULES = (
     ),
 )
 _RULES = {rule.id: rule for rule in RULES}
+LOST = frozenset(rule.id for rule in RULES if rule.severity is Severity.LOST)
 
 # The most bytes of each, and the page that says so.
 _LIMITS: dict[str, tuple[int, str]] = {
@@ -295,15 +296,13 @@ def findings(
     *,
     received_ms: float,
     at_ms: float,
-    silence: Mapping[str, frozenset[str]] | None = None,
 ) -> tuple[Finding, ...]:
     """What is wrong with the hit, the worst first.
 
     `received_ms` is when it came, `at_ms` when it was delivered, or now while it waits, both
-    in Unix milliseconds.  `silence` has the rules that a person does not want to hear of for
-    a report suite; a hit of several suites is silent where all of them are.  Of a hit with
-    more than MOST findings the rest is left out.  These are a beacon's; those of an event of
-    the Edge Network are in `edge.findings`.
+    in Unix milliseconds.  Nothing is said of rules that a person silenced for all of its report
+    suites.  Of a hit with more than MOST findings the rest is left out.  These are a beacon's;
+    those of an event of the Edge Network are in `edge.findings`.
     """
     found = [
         *_of_the_request(decoded, request),
@@ -312,18 +311,13 @@ def findings(
         *_of_the_fields(decoded),
         *_of_the_modes(decoded, suites),
     ]
-    return worst_first(found, decoded.suites, silence)
+    return worst_first(found, suites.silence(decoded.suites))
 
 
-def worst_first(
-    found: list[Finding],
-    addressees: tuple[str, ...],
-    silence: Mapping[str, frozenset[str]] | None = None,
-) -> tuple[Finding, ...]:
+def worst_first(found: list[Finding], silence: frozenset[str]) -> tuple[Finding, ...]:
     """What is to be said of these, MOST at most."""
     if silence:
-        quiet = [silence.get(one, frozenset[str]()) for one in addressees]
-        found = [one for one in found if not quiet or not all(one.rule in set_ for set_ in quiet)]
+        found = [one for one in found if one.rule not in silence]
     if len(found) > 1:
         order = list(_RULES)
         found.sort(key=lambda one: (_WORST.index(one.severity), order.index(one.rule)))

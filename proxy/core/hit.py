@@ -49,10 +49,11 @@ class WhenLate(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class ReportSuite:
-    """What a person told us about one report suite."""
+    """What a person told us about one report suite; `silence` has rules not to speak of."""
 
     timestamps: Timestamps = Timestamps.UNKNOWN
     when_late: WhenLate = WhenLate.HOLD
+    silence: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,15 +61,21 @@ class Suites:
     """The configured report suites, and what is assumed of all others.
 
     `known` maps a report suite id, as it stands in the request, to what we know of it.
-    `refuse_unlisted` answers 403 to a suite that is not in `known`.
+    `refuse_unlisted` answers 403 to a suite that is not in `known`.  `silence_of_events` is for
+    events of the Edge Network, whose report suites nobody here knows.
     """
 
     known: dict[str, ReportSuite]
     unlisted: ReportSuite = ReportSuite()
     refuse_unlisted: bool = False
+    silence_of_events: frozenset[str] = frozenset()
 
     def of(self, rsid: str) -> ReportSuite:
         return self.known.get(rsid, self.unlisted)
+
+    def silence(self, rsids: tuple[str, ...]) -> frozenset[str]:
+        """The rules not to speak of for a hit: those that are silent for each of its suites."""
+        return frozenset.intersection(*(self.of(rsid).silence for rsid in rsids or ("",)))
 
 
 class Received(NamedTuple):

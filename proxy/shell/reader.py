@@ -197,9 +197,14 @@ def _stand_back() -> None:
 
 def _as_json(told: Told) -> dict[str, Any]:
     suites = told.suites
+
+    def suite(one: ReportSuite) -> list[Any]:
+        return [one.timestamps, one.when_late, list(one.silence)]
+
     return {
-        "known": {rsid: [one.timestamps, one.when_late] for rsid, one in suites.known.items()},
-        "unlisted": [suites.unlisted.timestamps, suites.unlisted.when_late],
+        "known": {rsid: suite(one) for rsid, one in suites.known.items()},
+        "unlisted": suite(suites.unlisted),
+        "silence_of_events": list(suites.silence_of_events),
         "base_url": told.base_url,
         "edge_url": told.edge_url,
         "sending": list(told.sending),
@@ -208,11 +213,15 @@ def _as_json(told: Told) -> dict[str, Any]:
 
 
 def _from_json(said: dict[str, Any]) -> Told:
-    def suite(one: list[str]) -> ReportSuite:
-        return ReportSuite(Timestamps(one[0]), WhenLate(one[1]))
+    def suite(one: list[Any]) -> ReportSuite:
+        return ReportSuite(Timestamps(one[0]), WhenLate(one[1]), frozenset(one[2]))
 
     return Told(
-        Suites({rsid: suite(one) for rsid, one in said["known"].items()}, suite(said["unlisted"])),
+        Suites(
+            {rsid: suite(one) for rsid, one in said["known"].items()},
+            suite(said["unlisted"]),
+            silence_of_events=frozenset(said["silence_of_events"]),
+        ),
         said["base_url"],
         frozenset(said["sending"]),
         dict(said["tries"]),

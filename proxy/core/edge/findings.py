@@ -59,18 +59,15 @@ def findings(
     *,
     received_ms: float,
     at_ms: float,
-    silence: Mapping[str, frozenset[str]] | None = None,
 ) -> tuple[Finding, ...]:
     """What is wrong with a hit of either protocol, the worst first; see `core.findings`."""
     if decoded.protocol != "edge":
-        return of_beacons.findings(
-            decoded, request, suites, received_ms=received_ms, at_ms=at_ms, silence=silence
-        )
+        return of_beacons.findings(decoded, request, suites, received_ms=received_ms, at_ms=at_ms)
     where = read.stored_endpoint(request.target.partition(b"?")[0])
     if where is None:
         return ()
     found = [*_of_the_query(request), *_of_the_body(decoded, request, where, received_ms)]
-    return of_beacons.worst_first(list(dict.fromkeys(found)), decoded.suites, silence)
+    return of_beacons.worst_first(list(dict.fromkeys(found)), suites.silence_of_events)
 
 
 # -- the request as a whole ------------------------------------------------------------------
