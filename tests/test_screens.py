@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import re
 import time
+import tomllib
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from urllib.parse import quote
 
 import pytest
+from clock import FakeClock
 from daemon import Serve, Served
 from test_browser import chromium
 from test_edge import cookie, entries
@@ -611,6 +613,38 @@ async def test_what_waits_for_a_person_is_on_the_overview(
     screen = await look(daemon)
     await screen.has("unknown ⚠", "table.suites")
     await (await look(daemon, "/health")).has("set [suites.known.examplersid] timestamps")
+
+
+@pytest.mark.parametrize("width", [1280, 360])
+async def test_a_held_hit_says_the_lines_that_release_it(
+    serve: Serve, adobe: FakeCollector, look: Look, width: int
+) -> None:
+    """On the overview and in the hit, with the file they belong in; and they do release it."""
+    clock = FakeClock()
+    before = await serve(None, clock=clock)
+    await send(before, beacon("Home", suite="a.b"))
+    await before.stop()
+    clock.passes(3_600)
+    daemon = await serve(adobe, clock=clock)
+    await daemon.until(lambda status: status["held"] == 1)
+    screen = await look(daemon)
+    await screen.page.set_viewport_size({"width": width, "height": 800})
+    await screen.has("a.b has 1 hit waiting for you", ".wanting")
+    for path in ("/", "/hits/1"):
+        await screen.open(path)
+        await screen.page.get_by_text("What releases it").click()
+        await screen.has("config.toml", ".release")
+        await screen.has(re.compile("Then reload"), ".release")
+        lines = await screen.page.locator(".release pre").inner_text()
+        await screen.page.evaluate(AXE.read_text())
+        assert await screen.page.evaluate(IMPACT) == []
+        assert await screen.page.evaluate("document.documentElement.scrollWidth") <= width
+    assert lines == '[suites.known."a.b"]\ntimestamps = "required"'
+    await daemon.stop()
+
+    told = tomllib.loads(lines)["suites"]["known"]["a.b"]["timestamps"]
+    released = await serve(adobe, {'suites.known."a.b".timestamps': told}, clock=clock)
+    await released.until(lambda status: status["delivered"] == 1)
 
 
 async def test_a_lost_daemon_is_said_and_found_again(serve: Serve, look: Look) -> None:

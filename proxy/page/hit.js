@@ -6,6 +6,7 @@ Non-rule: no opinion of its own; findings come with their reason and Adobe's pag
 import { get, post, text } from "./ask.js"
 import { copy } from "./dialogs.js"
 import { h, put } from "./dom.js"
+import { release } from "./held.js"
 import { exact, kind, moment, severity, state } from "./words.js"
 
 const GONE =
@@ -96,6 +97,7 @@ export class Hit {
         hit.ambiguous ? h("span", { class: "warn" }, "may have reached Adobe twice") : null,
       ),
       this.#findings(hit.findings),
+      hit.state === "held" ? release(hit.suites, hit.reason) : null,
       this.#timeline(hit),
       this.#visitor(said.identities),
       this.#events(said.events),

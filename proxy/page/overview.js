@@ -5,6 +5,7 @@ Rule: one figure answers first: the age of the oldest waiting hit. */
 import { get } from "./ask.js"
 import { Chart } from "./chart.js"
 import { h, put } from "./dom.js"
+import { release } from "./held.js"
 import { bytes, number, plural, sized, span } from "./words.js"
 
 const AGAIN_MS = 5_000
@@ -108,6 +109,7 @@ export class Overview {
 
   #wanting(status) {
     const held = Object.entries(status.held_suites ?? {})
+    const open = [...this.wanting.querySelectorAll("details[open]")].map((one) => one.dataset.of)
     put(
       this.wanting,
       held.length
@@ -132,11 +134,14 @@ export class Overview {
                   },
                   "Show them",
                 ),
+                release(suite.split(","), one.reason),
               ),
             ),
           )
         : null,
     )
+    for (const one of this.wanting.querySelectorAll("details"))
+      one.open = open.includes(one.dataset.of)
   }
 
   async #series() {
