@@ -38,6 +38,7 @@ CONFIG = """
 address = "127.0.0.1:0"
 [admin]
 address = "127.0.0.1:{port}"
+label = "store-17"
 [upstream]
 server = "{server}"
 [suites.known.examplersid]

@@ -182,6 +182,7 @@ class Daemon:
             settings=shown,
             timeout_s=max((road.upstream.where.timeout_s for road in roads), default=0.0),
             roads=self.roads,
+            label=settings.admin.label or socket.gethostname(),
         )
         self.intake = Intake(
             queue,

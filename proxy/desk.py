@@ -54,6 +54,7 @@ class Desk:
     suites: Callable[[], Suites] = lambda: Suites({})
     settings: Callable[[], dict[str, Any]] = dict
     roads: Iterable[Road] = ()
+    label: str = ""
 
     # -- looking -------------------------------------------------------------------------
 
@@ -117,6 +118,7 @@ class Desk:
                 for suites, (count, reason) in held.items()
             },
             "version": __version__,
+            "label": self.label,
             "pid": os.getpid(),
             "uptime_seconds": self.loop_time() - self.started,
             "queue_path": str(queue.path),

@@ -81,6 +81,7 @@ async def test_the_status_has_what_operators_rely_on(served: Served) -> None:
     assert found["oldest_waiting_seconds"] >= 0
     for name in ("delivered", "dead", "expired", "discarded", "refused", "held", "ambiguous"):
         assert found[name] == 0, name
+    assert found["label"] == socket.gethostname()
 
 
 async def test_an_offline_upstream_is_alive_and_ready(serve: Serve, adobe: FakeCollector) -> None:

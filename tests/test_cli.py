@@ -480,13 +480,14 @@ async def test_status_is_what_an_operator_reads_first(
     serve: Serve, adobe: FakeCollector, tmp_path: Path
 ) -> None:
     await adobe.cut()
-    served = await serve(adobe, OPTIONAL)
+    served = await serve(adobe, OPTIONAL | {"admin.label": "store-17"})
     await served.hits(range(3))
     await served.until(lambda status: status["forwarding"]["last_failure"] is not None)
 
     said = await shell_for(served, tmp_path)("status")
 
     assert (said.code, said.err) == (0, "")
+    assert said.out.startswith(f"trackoffline {__version__}  store-17  up ")
     assert f"from the daemon at http://{served.admin}" in said.out
     assert "Offline    since " in said.out
     assert "Waiting    3 hits (" in said.out

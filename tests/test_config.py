@@ -306,6 +306,7 @@ address = "0.0.0.0:8278"
             'N2 E1 E2 E3 E4 E5 E6 E7 E8 E9. Did you mean "W4"?',
         ),
         ("[suites]\nsilence = 'W4'", '2:11: suites.silence is "W4"; it must be a list of rules'),
+        ("[admin]\nlabel = 17", "2:9: admin.label is 17; it must be a name of 64 characters"),
         ("[[queue]]", "1:3: queue is a list; it must be a section, [queue]"),
         ("listen = 5", "1:10: listen is 5; it must be a section, [listen]"),
         ("address = 'a'", '1:1: address is not a setting. Did you mean "listen.address"?'),

@@ -29,6 +29,7 @@ NAME = re.compile(r"\btrackoffline_[a-z_]+")
 # Prometheus, "Metric and label naming": base units, in the plural, at the end of the name.
 UNITS = ("seconds", "bytes", "info", "hits", "state")
 EVERYTHING = Now(
+    label="store-17",
     version="1",
     state="online",
     queue={"waiting": 1},
@@ -52,6 +53,12 @@ EVERYTHING = Now(
 def families(body: bytes) -> dict[str, Metric]:
     """The metrics by name, as the library's own parser reads them."""
     return {family.name: family for family in text_string_to_metric_families(body.decode())}
+
+
+async def test_the_metrics_name_the_daemon(serve: Serve) -> None:
+    named = await scraped(await serve(None, {"admin.label": "store-17"}))
+
+    assert named["trackoffline_build_info"].samples[0].labels["label"] == "store-17"
 
 
 async def scraped(served: Served) -> dict[str, Metric]:

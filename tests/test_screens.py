@@ -647,6 +647,13 @@ async def test_a_held_hit_says_the_lines_that_release_it(
     await released.until(lambda status: status["delivered"] == 1)
 
 
+async def test_a_daemon_is_told_from_others_by_its_name(serve: Serve, look: Look) -> None:
+    """Beside the product's name, and in the tab."""
+    screen = await look(await serve(None, {"admin.label": "store-17"}), "/health")
+    await screen.has("store-17", "header")
+    await screen.until("document.title === 'Health · store-17 · trackoffline'")
+
+
 async def test_a_lost_daemon_is_said_and_found_again(serve: Serve, look: Look) -> None:
     """What was shown stays, greyed; when it is back, the page asks anew by itself."""
     first = await serve(None)

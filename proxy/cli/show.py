@@ -24,7 +24,8 @@ def clock(ms: float) -> str:
 def status_lines(found: dict[str, Any], source: str) -> list[str]:
     """The status, one line a fact; `source` says who was asked."""
     up = f"  up {span(found['uptime_seconds'])}" if "uptime_seconds" in found else ""
-    lines = [f"trackoffline {found.get('version', '')}{up}  ({source})", state_line(found)]
+    label = f"  {found['label']}" if found.get("label") else ""
+    lines = [f"trackoffline {found.get('version', '')}{label}{up}  ({source})", state_line(found)]
     hits = "hit" if found["waiting"] == 1 else "hits"
     waiting = f"{found['waiting']:,} {hits} ({size(found['waiting_bytes'])})"
     if found["waiting"] and found.get("oldest_waiting_seconds"):

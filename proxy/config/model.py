@@ -291,6 +291,11 @@ class Admin(Section):
     token_file: MaybeFile = _setting(
         "", "File with the token that opens the page; needed when `address` is not loopback."
     )
+    label: Annotated[str, BeforeValidator(values.label)] = _setting(
+        "",
+        "What this daemon is called in the page, the status and the metrics; "
+        '"" is the name of the host.',
+    )
 
 
 class Log(Section):

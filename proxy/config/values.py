@@ -200,6 +200,13 @@ def rules(value: object) -> tuple[str, ...]:
     return named
 
 
+def label(value: object) -> str:
+    """A short name for people, on one line."""
+    if not isinstance(value, str) or not (value.isprintable() or not value) or len(value) > 64:
+        raise ValueError('it must be a name of 64 characters at most, such as "store-17"')
+    return value.strip()
+
+
 def base_path(value: object) -> str:
     """What comes before the endpoints in a path, without slashes at its ends."""
     if not isinstance(value, str) or not _BASE_PATH.fullmatch(value):

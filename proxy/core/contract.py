@@ -224,6 +224,7 @@ SCHEMAS: dict[str, Schema] = {
         refusing=_optional(TEXT),
         held_suites=_map(_object(hits=COUNT, reason=TEXT)),
         version=TEXT,
+        label=TEXT,
         pid=COUNT,
         uptime_seconds=NUMBER,
         queue_path=TEXT,

@@ -58,7 +58,9 @@ const app = {
     band.show(status)
     const dead = status.dead ?? 0
     put($("dead-count"), dead ? ` ${number(dead)}` : "")
-    document.title = `${dead ? `(${number(dead)} dead) ` : ""}${app.name} · trackoffline`
+    const called = status.label ? ` · ${status.label}` : ""
+    if (called) put($("label"), called)
+    document.title = `${dead ? `(${number(dead)} dead) ` : ""}${app.name}${called} · trackoffline`
     app.screen?.status?.(status)
   },
 

@@ -32,6 +32,7 @@ class Now:
     """What is so at the moment of a scrape; None where there is nothing to tell."""
 
     version: str
+    label: str
     state: str
     queue: Mapping[str, int]
     queue_bytes: int
@@ -69,7 +70,7 @@ class _Collected(Collector):
         yield from _queue(self._now)
         yield from _sending(self._now)
         build = InfoMetricFamily("trackoffline_build", "The release that runs.")
-        build.add_metric([], {"version": self._now.version})
+        build.add_metric([], {"version": self._now.version, "label": self._now.label})
         yield build
 
 
