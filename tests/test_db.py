@@ -26,7 +26,9 @@ async def left(process: Launch) -> Process:
 
 
 def break_header(path: Path) -> None:
-    """No row is hit; no page size is right."""
+    """No row is hit; no page size is right, and no log says better."""
+    with contextlib.closing(sqlite3.connect(path)) as db:
+        db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
     data = bytearray(path.read_bytes())
     data[16:24] = b"\xff" * 8
     path.write_bytes(data)
@@ -87,6 +89,20 @@ async def test_damage_is_said_and_ends_with_3(left: Process) -> None:
     assert str(left.queue_file) in done.stdout
     assert "db repair" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+async def test_hits_in_a_part_of_the_log_that_is_forgotten_are_damage(left: Process) -> None:
+    """The file is whole without them; a start, or a repair, would read them back."""
+    log = left.queue_file.with_name("hits.db-wal")
+    data = bytearray(log.read_bytes())
+    data[len(data) // 2] ^= 1
+    log.write_bytes(data)
+    done = await run(left, "db", "check")
+    planned = await run(left, "db", "repair")
+
+    assert done.returncode == planned.returncode == 3
+    assert "hits would be read back from it" in done.stdout
+    assert planned.stdout.strip() in done.stdout
 
 
 async def test_a_row_that_is_not_what_was_written_is_named(left: Process) -> None:

@@ -55,7 +55,7 @@ FORGET_BOOT = f"""
     WHERE id >= ? AND boot NOT IN (SELECT boot FROM boots)"""  # noqa: S608 - a number
 # The boot that runs now: its id, and its offset to wall time.
 Boot: TypeAlias = tuple[str, int]
-_TORN = "the log of the queue file was damaged"
+TORN = "the log of the queue file was damaged"
 _COUNTS = tuple(one.name for one in fields(Ledger))
 
 
@@ -229,12 +229,8 @@ def plan(path: Path, boot: Boot) -> list[str]:
     if damage is not None:
         with contextlib.closing(sqlite3.connect("", isolation_level=None)) as new:
             return [_keep(new, path, damage, _aside(path), boot).plan]
-    rows = unread(path)
-    if not rows:
-        return []
-    with contextlib.closing(sqlite3.connect(f"{path.as_uri()}?mode=ro", uri=True)) as db:
-        lost = len(_beyond(db, rows))
-    return [f"{_TORN}: {lost} hits would be read back from it"] if lost else []
+    lost = len(torn(path))
+    return [f"{TORN}: {lost} hits would be read back from it"] if lost else []
 
 
 def repair(path: Path, boot: Boot) -> list[str]:
@@ -284,6 +280,15 @@ def unread(path: Path) -> list[tuple[int, Row]]:
         return sorted(dict(rescue.forgotten(frames, now, 0)).items())
 
 
+def torn(path: Path) -> set[int]:
+    """The ids of the hits that a start would read back from a damaged log."""
+    rows = unread(path)
+    if not rows:
+        return set()
+    with contextlib.closing(sqlite3.connect(f"{path.as_uri()}?mode=ro", uri=True)) as db:
+        return {id_ for id_, *_ in _beyond(db, rows)}
+
+
 def put_back(db: sqlite3.Connection, rows: list[tuple[int, Row]]) -> list[str]:
     """Store hits again that the log lost, marked as ambiguous; a line when there were any.
 
@@ -309,7 +314,7 @@ def put_back(db: sqlite3.Connection, rows: list[tuple[int, Row]]) -> list[str]:
     )
     db.execute("COMMIT")
     letters = f", {timeless} as dead letters: their time of receipt is lost" if timeless else ""
-    return [f"{_TORN}: {len(lost)} hits were read back from it{letters}"]
+    return [f"{TORN}: {len(lost)} hits were read back from it{letters}"]
 
 
 def _bury_timeless(db: sqlite3.Connection, first: int) -> int:
