@@ -150,11 +150,12 @@ async def test_a_damaged_file_is_not_backed_up_as_if_it_were_whole(
         answer = await daemon.send(hit(number), "POST", body=b"x" * 20_000)
         assert answer.status == 200
     await daemon.terminate()
-    size = daemon.queue_file.stat().st_size
+    pages = daemon.queue_file.stat().st_size // 4096
     with daemon.queue_file.open("r+b") as file:
-        for at in range(size // 4, size // 2, 4096):
-            file.seek(at)
-            file.write(os.urandom(4096))
+        for page in range(pages // 4, pages // 2):
+            file.seek(page * 4096)
+            # A page number far beyond the file would be called a full disk by SQLite.
+            file.write(bytes(4) + os.urandom(4092))
 
     done = await run(daemon, "db", "backup", str(tmp_path / "copy.db"))
 

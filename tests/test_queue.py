@@ -158,7 +158,7 @@ async def test_the_writer_syncs_every_commit(queue: Queue) -> None:
         names = ("journal_mode", "synchronous", "auto_vacuum", "page_size")
         return [db.execute(f"PRAGMA {name}").fetchone()[0] for name in names]
 
-    assert await queue_module._run(queue._writer, pragmas) == ["wal", 2, 2, 8192]
+    assert await queue_module._run(queue._writer, pragmas) == ["wal", 2, 2, 4096]
 
 
 async def test_add_returns_after_the_commit(queue: Queue) -> None:
@@ -498,8 +498,8 @@ async def test_a_damaged_page_hangs_nobody(queue: Queue) -> None:
         queue._writer, lambda db: db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
     )
     with queue.path.open("r+b") as file:
-        file.seek((page - 1) * 8192)
-        file.write(b"\xff" * 8192)
+        file.seek((page - 1) * 4096)
+        file.write(b"\xff" * 4096)
 
     with pytest.raises(QueueUnavailable, match="malformed"):
         await queue.bury(first, "404", 404, 1)
@@ -1223,7 +1223,7 @@ async def test_a_start_cut_short_is_no_obstacle(tmp_path: Path, open_queue: Open
 
     assert await queue.add([new_hit()]) == [1]
     with raw(queue.path) as db:
-        assert db.execute("PRAGMA page_size").fetchone() == (8192,)
+        assert db.execute("PRAGMA page_size").fetchone() == (4096,)
 
 
 # -- time ------------------------------------------------------------------------------------

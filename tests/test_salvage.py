@@ -24,6 +24,7 @@ from proxy.shell import salvage
 from proxy.shell.queue import Queue
 
 HITS = 300
+PAGE = salvage.PAGE_SIZES[0]
 LIMITS = Limits(min_free_disk=0)
 
 
@@ -114,20 +115,20 @@ def move_log(path: Path) -> None:
 def leaves(path: Path, table: str) -> list[int]:
     """The pages with rows of a table."""
     data = path.read_bytes()
-    image = pages.image(data, [], salvage.PAGE_SIZE)
+    image = pages.image(data, [], salvage.PAGE_SIZES)
     root = image.schema()[table]
     return [
         number
         for number in image.pages
-        if image._tree_of(number) == root and data[(number - 1) * 8192] == pages.LEAF
+        if image._tree_of(number) == root and data[(number - 1) * image.page_size] == pages.LEAF
     ]
 
 
 def wipe(path: Path, numbers: list[int]) -> None:
     with path.open("r+b") as file:
         for number in numbers:
-            file.seek((number - 1) * salvage.PAGE_SIZE)
-            file.write(bytes(salvage.PAGE_SIZE))
+            file.seek((number - 1) * PAGE)
+            file.write(bytes(PAGE))
 
 
 async def doubted(filled: Filled) -> set[int]:
@@ -159,8 +160,8 @@ def bits_in_the_log(path: Path, dice: random.Random) -> None:
 
 def a_page_of_zeros(path: Path, dice: random.Random) -> None:
     with path.open("r+b") as file:
-        file.seek(8192 * dice.randrange(path.stat().st_size // 8192))
-        file.write(bytes(8192))
+        file.seek(PAGE * dice.randrange(path.stat().st_size // PAGE))
+        file.write(bytes(PAGE))
 
 
 def cut_short(path: Path, dice: random.Random) -> None:
@@ -234,7 +235,7 @@ async def test_flipped_bits_cost_the_rows_they_hit_and_hardly_another(
     found, queue = await start(filled)
     untouched = filled.waiting.keys() - touched
     missing = untouched - found.keys()
-    pages_hit = len({at // 8192 for at in range(len(whole)) if whole[at] != broken[at]})
+    pages_hit = len({at // PAGE for at in range(len(whole)) if whole[at] != broken[at]})
 
     # A leaf whose own header is hit is lost as a whole: that is damage to all of its rows.
     rows_of_a_page = 20
@@ -264,7 +265,7 @@ async def test_the_report_counts_what_is_lost(filled: Filled) -> None:
 async def test_delivered_hits_whose_marks_are_lost_are_all_in_doubt(filled: Filled) -> None:
     """They wait again, fewer than there were hits lost: which ones, and how many, nobody knows."""
     move_log(filled.path)
-    wipe(filled.path, [*leaves(filled.path, "delivered"), *leaves(filled.path, "hits")[-8:]])
+    wipe(filled.path, [*leaves(filled.path, "delivered"), *leaves(filled.path, "hits")[-16:]])
     found, queue = await start(filled)
     delivered = set(range(1, 41))
 
@@ -277,10 +278,29 @@ async def test_delivered_hits_whose_marks_are_lost_are_all_in_doubt(filled: Fill
     recount(filled.path)
 
 
+@pytest.mark.parametrize("size", salvage.PAGE_SIZES)
+@pytest.mark.parametrize("gone", [16, PAGE])
+async def test_without_a_header_the_size_of_its_pages_is_found_out(
+    filled: Filled, size: int, gone: int
+) -> None:
+    """Every hit is read back, whichever of the sizes that queue files have had it is."""
+    move_log(filled.path)
+    with closing(sqlite3.connect(filled.path, isolation_level=None)) as db:
+        for line in ("PRAGMA journal_mode = DELETE", f"PRAGMA page_size = {size}", "VACUUM"):
+            db.execute(line)
+        assert db.execute("PRAGMA page_size").fetchone() == (size,)
+    with filled.path.open("r+b") as file:
+        file.write(bytes(gone))
+    found, queue = await start(filled)
+
+    assert {id_: found.get(id_) for id_ in filled.waiting} == filled.waiting
+    assert queue.salvaged
+
+
 async def test_whole_marks_leave_no_hit_in_doubt(filled: Filled) -> None:
     """Hits that are lost for themselves cost the others nothing, and their number is exact."""
     move_log(filled.path)
-    wipe(filled.path, leaves(filled.path, "hits")[-8:])
+    wipe(filled.path, leaves(filled.path, "hits")[-16:])
     found, queue = await start(filled)
 
     assert found.keys() < filled.waiting.keys()
@@ -291,7 +311,7 @@ async def test_whole_marks_leave_no_hit_in_doubt(filled: Filled) -> None:
 async def test_hits_of_pages_that_may_have_been_free_are_in_doubt(filled: Filled) -> None:
     """Without the pointer map nobody can tell them from hits that left."""
     move_log(filled.path)
-    wipe(filled.path, [2, *leaves(filled.path, "hits")[-8:]])
+    wipe(filled.path, [2, *leaves(filled.path, "hits")[-16:]])
     found, queue = await start(filled)
 
     assert len(found) < len(filled.waiting)
@@ -303,8 +323,8 @@ async def test_marks_that_the_log_may_have_lost_are_no_proof(filled: Filled) -> 
     """A log that is damaged in its middle forgets what was delivered after it."""
     frames = pages.frames(log_of(filled.path).read_bytes())
     with log_of(filled.path).open("r+b") as log:
-        log.seek(32 + (24 + salvage.PAGE_SIZE) * (len(frames) - 20) + 24)
-        log.write(bytes(salvage.PAGE_SIZE))
+        log.seek(32 + (24 + PAGE) * (len(frames) - 20) + 24)
+        log.write(bytes(PAGE))
     with filled.path.open("r+b") as file:
         file.write(bytes(16))
     found, queue = await start(filled)
@@ -460,7 +480,7 @@ async def test_a_creation_cut_short_is_no_obstacle(tmp_path: Path) -> None:
 
     assert queue.salvaged == []
     with closing(sqlite3.connect(path)) as db:
-        assert db.execute("PRAGMA page_size").fetchone() == (8192,)
+        assert db.execute("PRAGMA page_size").fetchone() == (PAGE,)
     recount(path)
 
 
@@ -547,7 +567,7 @@ async def test_damage_met_while_running_is_no_secret_and_the_next_start_salvages
         db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
     # The root of the hits: every way to them is gone, and every one of them is there.
     with path.open("r+b") as file:
-        file.seek(salvage.PAGE_SIZE * 4)
+        file.seek(PAGE * 4)
         file.write(b"\xff" * 100)
     answers = [(await served.send(f"/b/ss/opt/1/x/0?c1={number}")).status for number in range(60)]
     assert answers[-1] == 503

@@ -11,7 +11,7 @@ Source: sqlite.org, "Database File Format" (sections 1.5, 1.6, 1.8, 2.1, 4); doc
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
@@ -25,6 +25,7 @@ ROOT, FREE, OVERFLOW_FIRST, OVERFLOW_NEXT, TREE = 1, 2, 3, 4, 5
 LOCK_BYTE = 1 << 30
 DEEPEST = 20  # a tree of 2^31 pages is no deeper
 LONGEST_ROW = 64 * 1024 * 1024
+TELLING = 4 * 1024 * 1024  # so much of a file tells its page size
 _INTEGER_BYTES = {1: 1, 2: 2, 3: 3, 4: 4, 5: 6, 6: 8}
 
 
@@ -134,7 +135,11 @@ class Image:
 
     # -- one page ----------------------------------------------------------------------------
 
-    def _leaf(self, number: int, columns: int) -> Iterator[tuple[int, Row]]:
+    def cells(self, number: int) -> int:
+        """How many rows of any table a page shows."""
+        return sum(1 for _ in self._leaf(number, None))
+
+    def _leaf(self, number: int, columns: int | None) -> Iterator[tuple[int, Row]]:
         page = self.pages[number]
         start = 100 if number == 1 else 0
         if len(page) < self.page_size or page[start] != LEAF:
@@ -146,7 +151,7 @@ class Image:
             at = start + 8 + 2 * index
             cell = int.from_bytes(page[at : at + 2], "big")
             row = self._cell(page, cell) if start + 8 <= cell < self.usable else None
-            if row is not None and len(row[1]) == columns:
+            if row is not None and columns in (None, len(row[1])):
                 yield row
 
     def _cell(self, page: bytes, at: int) -> tuple[int, Row] | None:
@@ -190,20 +195,34 @@ class Image:
         return b"".join(parts)
 
 
-def image(database: bytes, frames: list[Frame], usual: int) -> Image:
+def image(database: bytes, frames: list[Frame], usual: Sequence[int]) -> Image:
     """The file as it stood with these frames of its log.
 
     The bytes may be a memory map.  Later frames of a page win over earlier ones.  `usual`
-    is the page size to assume when neither file nor log tells it.
+    are the page sizes to choose from when neither file nor log tells it.
     """
     page_size = _page_size(database)
     reserved = database[20] if page_size and len(database) > 20 else 0
     auto_vacuum = database[52:56] != bytes(4) if page_size else True
     if not page_size:
-        page_size = len(frames[0].data) if frames else usual
+        page_size = len(frames[0].data) if frames else _likely(database, usual)
     over = {frame.page: frame.data for frame in frames if len(frame.data) == page_size}
     pages = _Laid(database, page_size, over)
     return Image(page_size, page_size - reserved, pages, auto_vacuum)
+
+
+def _likely(database: bytes, sizes: Sequence[int]) -> int:
+    """The page size by which the start of the file shows the most rows.
+
+    Read by half of its size a page shows fewer, for they stand at its end; by its double every
+    other page is not seen as one.
+    """
+
+    def cells(size: int) -> int:
+        start = Image(size, size, _Laid(database[:TELLING], size, {}))
+        return sum(start.cells(number) for number in start.pages)
+
+    return max(sizes, key=cells)
 
 
 def _page_size(database: bytes) -> int:

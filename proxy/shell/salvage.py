@@ -32,7 +32,7 @@ from proxy.shell import migrate
 CHECKED_BYTES = 256 * 1024**2
 BATCH = 1_000
 MOST_VERSIONS = 999  # no release will ever write a file of a later one: a bit has flipped
-PAGE_SIZE = 8_192  # of every file the queue ever made
+PAGE_SIZES = (4_096, 8_192)  # of new files, and of earlier ones
 SUFFIXES = ("", "-wal", "-shm")
 TABLES = {"boots", "hits", "delivered", "held", "dead", "ledger", "tallies", "settings", "series"}
 
@@ -276,7 +276,7 @@ def unread(path: Path) -> list[tuple[int, Row]]:
     if all(frame.sound for frame in frames):
         return []
     with _mapped(path) as database:
-        now = pages.image(database, [frame for frame in frames if frame.sound], PAGE_SIZE)
+        now = pages.image(database, [frame for frame in frames if frame.sound], PAGE_SIZES)
         return sorted(dict(rescue.forgotten(frames, now, 0)).items())
 
 
@@ -342,12 +342,12 @@ def _keep(new: sqlite3.Connection, path: Path, reason: str, aside: Path, boot: B
     committed = [frame for frame in frames if frame.sound]
     while committed and not committed[-1].commit:
         committed.pop()
-    new.execute(f"PRAGMA page_size = {PAGE_SIZE}")
+    new.execute(f"PRAGMA page_size = {PAGE_SIZES[0]}")
     new.execute("PRAGMA auto_vacuum = INCREMENTAL")
     migrate.migrate(new)
     marks_whole = _marks_are_whole(path)
     with _mapped(path) as database:
-        now = pages.image(database, committed, PAGE_SIZE)
+        now = pages.image(database, committed, PAGE_SIZES)
         found = rescue.survey(now)
         number = _number(path, boot)
         if number is not None:

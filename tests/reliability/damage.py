@@ -34,7 +34,7 @@ from proxy.shell.queue import Queue
 
 HITS = 300
 LIMITS = Limits(min_free_disk=0)
-PAGE = salvage.PAGE_SIZE
+PAGE = salvage.PAGE_SIZES[0]
 MEMORY = "/dev/shm"
 
 
