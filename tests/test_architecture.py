@@ -71,7 +71,7 @@ LIBRARY = {
     "proxy.shell.page": {"aiohttp"},
     "proxy.shell.queue": {"aiosqlite"},
     "proxy.shell.reader": set[str](),
-    "proxy.shell.upstream": {"aiohttp", "multidict", "yarl"},
+    "proxy.shell.upstream": {"aiohttp", "yarl"},
 }
 # Shells do not know each other, but for these: (who, whom) and why.
 ACQUAINTED = {

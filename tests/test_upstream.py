@@ -10,6 +10,7 @@ import socket
 import ssl
 import subprocess
 from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
@@ -119,6 +120,7 @@ async def test_nothing_is_added_to_a_request_but_host_and_length(name: str) -> N
         b"/b/ss/opt%2Creq/1/s1?g=%2f%2F",
         b"/b/ss/opt/1/s1?c.&a.&AppID=X&.a&.c&x=<>\"{}|\\^`[]'();:@,!*~$=?",
         b"/b/ss/[opt]/1/s1?a?b?c",
+        b"/b/ss/opt/1/s1?",
     ],
 )
 async def test_a_target_arrives_as_it_is(
@@ -127,14 +129,6 @@ async def test_a_target_arrives_as_it_is(
     """Not decoded, not encoded, no segment resolved, no empty piece dropped."""
     await upstream.send(Request("GET", target))
     assert [hit.target for hit in adobe.received] == [target]
-
-
-async def test_the_question_mark_of_an_empty_query_is_lost(
-    adobe: FakeCollector, upstream: Upstream
-) -> None:
-    """The one byte of a target that the library takes; it says nothing."""
-    await upstream.send(Request("GET", b"/b/ss/opt/1/s1?"))
-    assert [hit.target for hit in adobe.received] == [b"/b/ss/opt/1/s1"]
 
 
 async def test_a_target_of_70_kilobytes_arrives_whole(
@@ -153,6 +147,7 @@ async def test_a_target_of_70_kilobytes_arrives_whole(
         ((b"Cookie", b"s_vi=1"), (b"Cookie", b"s_ecid=2")),
         ((b"User-Agent", b""), (b"Accept", b"image/*"), (b"Content-Type", b"x/y")),
         ((b"X-Name", b"caf\xc3\xa9"), (b"Referer", b'http://x/\t<>"')),
+        ((b"X-Name", b"caf\xe9"), (b"x-NAME", b"")),
         ((b"X-Forwarded-For", b"203.0.113.7"), (b"Sec-CH-UA", b'"Chromium";v="120"')),
     ],
 )
@@ -165,20 +160,27 @@ async def test_headers_arrive_in_their_order_and_number(
     assert adobe.received[0].headers == (host, *headers)
 
 
-async def test_spellings_of_one_name_become_the_first_one(
-    adobe: FakeCollector, upstream: Upstream
+@pytest.mark.parametrize(
+    "request_",
+    [
+        Request("GET", TARGET + b" HTTP/1.1\r\nX: y"),
+        Request("GET", b"/b/ss/opt/1/s1 x"),
+        Request("GET", b"/b/ss/opt/1/caf\xe9"),
+        Request("GET /x", TARGET),
+        Request("GET", TARGET, ((b"X-A", b"1\r\nX-B: 2"),)),
+        Request("GET", TARGET, ((b"X-A", b"1\nX-B: 2"),)),
+        Request("GET", TARGET, ((b"X-A\rX-B", b"1"),)),
+        Request("GET", TARGET, ((b"X-A", b"\0"),)),
+    ],
+)
+async def test_what_would_be_read_as_another_request_is_not_sent(
+    adobe: FakeCollector, upstream: Upstream, request_: Request
 ) -> None:
-    """The library would take the later for a correction of the earlier; names have no case."""
-    await upstream.send(Request("GET", TARGET, ((b"X-A", b"1"), (b"x-a", b"2"))))
-    assert adobe.received[0].headers[1:] == ((b"X-A", b"1"), (b"X-A", b"2"))
-
-
-async def test_a_header_that_is_no_utf8_is_read_as_latin_1_and_sent_as_utf8(
-    adobe: FakeCollector, upstream: Upstream
-) -> None:
-    """The library writes UTF-8 and nothing else; UTF-8 itself arrives byte for byte."""
-    await upstream.send(Request("GET", TARGET, ((b"X-Name", b"caf\xe9"),)))
-    assert adobe.received[0].header(b"x-name") == "café".encode()
+    """No parser lets such a hit in; a damaged row must not become two requests either."""
+    found = await upstream.send(request_)
+    assert isinstance(found, Failure)
+    assert found.fault is Kind.MALFORMED
+    assert adobe.counts.opened == 0
 
 
 async def test_connections_are_kept(adobe: FakeCollector, upstream: Upstream) -> None:
@@ -400,6 +402,275 @@ async def test_the_probe_connects_and_says_nothing(
     assert await upstream.probe() is None
     await adobe.until(lambda: adobe.counts.opened == 1 and adobe.counts.open == 0)
     assert (adobe.counts.requests, adobe.counts.malformed) == (0, 0)
+
+
+# -- one exchange after another on a connection ----------------------------------------------
+
+
+@dataclass
+class Script:
+    """A server that says exact bytes: `answers[n]` to the n-th request that is whole.
+
+    An answer in pieces comes in as many segments.  None after an answer: the server closes.
+    """
+
+    answers: tuple[tuple[bytes | None, ...], ...]
+    url: str = ""
+    asked: int = 0
+    on: list[int] = field(default_factory=list)  # which connection each request came on
+    closed: asyncio.Event = field(default_factory=asyncio.Event)
+    tasks: list[asyncio.Task[None]] = field(default_factory=list)
+
+    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        self.tasks.append(task)
+        number = len(self.tasks)
+        with contextlib.suppress(ConnectionError, asyncio.IncompleteReadError):
+            while True:
+                await reader.readuntil(b"\r\n\r\n")
+                self.on.append(number)
+                answer = self.answers[self.asked]
+                self.asked += 1
+                for piece in answer:
+                    if piece is None:
+                        return await self.close(writer)
+                    writer.write(piece)
+                    await writer.drain()
+                    if len(answer) > 1:
+                        await asyncio.sleep(0.01)  # or the pieces would arrive as one
+        return await self.close(writer)
+
+    async def close(self, writer: asyncio.StreamWriter) -> None:
+        writer.close()
+        with contextlib.suppress(ConnectionError):
+            await writer.wait_closed()
+        self.closed.set()
+
+
+@contextlib.asynccontextmanager
+async def scripted(
+    *answers: tuple[bytes | None, ...], timeout_s: float = 5.0
+) -> AsyncIterator[tuple[Script, Upstream]]:
+    script = Script(answers)
+    async with await asyncio.start_server(script.serve, "127.0.0.1", 0) as server:
+        script.url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+        async with way_to(script.url, timeout_s) as upstream:
+            yield script, upstream
+        await asyncio.gather(*script.tasks)
+
+
+def ok(body: bytes, *lines: bytes, version: bytes = b"HTTP/1.1") -> bytes:
+    """A whole answer."""
+    length = b"Content-Length: %d" % len(body)
+    return b"\r\n".join((version + b" 200 OK", *lines, length, b"", body))
+
+
+ONE, TWO = ok(b"one"), ok(b"two")
+CHUNKED = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
+UNFRAMED = b"HTTP/1.1 200 OK\r\nServer: jag\r\n\r\n"
+
+
+@pytest.mark.parametrize(
+    "answer, body, connections",
+    [
+        ((ONE,), b"one", 1),
+        (tuple(bytes((byte,)) for byte in ONE), b"one", 1),
+        ((ONE[:30], ONE[30:]), b"one", 1),
+        ((b"HTTP/1.1 100 Continue\r\n\r\n" + ONE,), b"one", 1),
+        ((b"HTTP/1.1 103 Early Hints\r\nLink: </x>\r\n\r\n", ONE), b"one", 1),
+        ((b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 102 Processing\r\n\r\n", ONE), b"one", 1),
+        ((CHUNKED + b"3\r\none\r\n0\r\n\r\n",), b"one", 1),
+        ((CHUNKED, b"1;x=y\r\no\r\n2\r\nne", b"\r\n0\r\nX: y\r\n\r\n"), b"one", 1),
+        ((b"HTTP/1.1 204 No Content\r\n\r\n",), b"", 1),
+        ((b"HTTP/1.1 304 Not Modified\r\nContent-Length: 9\r\n\r\n",), b"", 1),
+        ((ok(b""),), b"", 1),
+        ((ok(b"one", b"Connection: close"),), b"one", 2),
+        ((ok(b"one", version=b"HTTP/1.0"),), b"one", 2),
+        ((ok(b"one", b"Connection: keep-alive", version=b"HTTP/1.0"),), b"one", 1),
+        ((UNFRAMED, b"o", b"ne", None), b"one", 2),
+        ((b"HTTP/1.0 200 OK\r\n\r\none", None), b"one", 2),
+        ((b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: x\r\n\r\nHTTP/1.1 2",), b"", 2),
+        # What comes behind an answer is no answer to the next request.
+        ((ONE + TWO,), b"one", 2),
+        ((ONE + b"HTTP/1.1 200 OK\r\nContent-Le",), b"one", 2),
+        ((CHUNKED + b"3\r\none\r\n0\r\n\r\nHTTP/1.1 200 OK\r\n",), b"one", 2),
+        ((ok(b"") + b"HTTP/1.1 200 OK\r\n",), b"", 2),
+        ((ok(b"", b"Connection: close"), None), b"", 2),
+    ],
+)
+async def test_an_answer_ends_where_http_says_and_the_next_is_the_next_ones(
+    answer: tuple[bytes | None, ...], body: bytes, connections: int
+) -> None:
+    """The connection goes on when the answer's end is known, and nothing came behind it."""
+    async with scripted(answer, (ok(b"next"),)) as (script, upstream):
+        first, second = await upstream.send(HIT), await upstream.send(HIT)
+        assert isinstance(first, Reply)
+        assert first.body == body
+        assert isinstance(second, Reply)
+        assert second.body == b"next"
+        assert len(script.tasks) == connections
+
+
+@pytest.mark.parametrize(
+    "answer, expected",
+    [
+        ((ONE[:-1], None), Kind.CUT),  # less than Content-Length says
+        ((ONE[:20], None), Kind.CUT),
+        ((b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\n", None), Kind.CUT),
+        ((b"HTTP/1.1 100 Continue\r\n\r\n", None), Kind.CUT),
+        ((CHUNKED + b"3\r\none\r\n", None), Kind.CUT),
+        ((CHUNKED + b"3\r\none\r\n0\r\n", None), Kind.CUT),
+        ((ONE[:-1],), Kind.TIMEOUT),
+        ((b"HTTP/1.1 100 Continue\r\n\r\n",), Kind.TIMEOUT),
+        ((ONE + b"more than it said",), Kind.MALFORMED),
+        ((CHUNKED + b"zz\r\none",), Kind.MALFORMED),
+        (
+            (b"HTTP/1.1 200 OK\r\nContent-Length: 3\r\nContent-Length: 4\r\n\r\none",),
+            Kind.MALFORMED,
+        ),
+        ((b"HTTP/1.1 200 OK\r\nContent-Length: x\r\n\r\none",), Kind.MALFORMED),
+        (
+            (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nContent-Length: 3\r\n\r\none",),
+            Kind.MALFORMED,
+        ),
+        ((b"HTTP/1.1 200 OK\r\n" + b"X: y\r\n" * 200 + b"\r\n",), Kind.MALFORMED),
+        ((b"HTTP/1.1 200 " + b"y" * 9000 + b"\r\n\r\n",), Kind.MALFORMED),
+        ((b"HTTP/9.9 hello\r\n\r\n",), Kind.MALFORMED),
+        ((b"\x15\x03\x03\x00\x02\x02\x16",), Kind.MALFORMED),  # it wants TLS
+    ],
+)
+async def test_what_is_no_whole_answer_is_none_and_the_next_has_a_connection_of_its_own(
+    answer: tuple[bytes | None, ...], expected: Kind
+) -> None:
+    """Not a byte of it can become part of another hit's answer."""
+    async with scripted(answer, (TWO,), timeout_s=0.3) as (script, upstream):
+        found, second = await upstream.send(HIT), await upstream.send(HIT)
+        assert isinstance(found, Failure)
+        assert found.fault is expected
+        assert isinstance(second, Reply)
+        assert second.body == b"two"
+        assert script.on == [1, 2]
+
+
+async def test_a_reset_is_not_the_end_of_a_body(adobe: FakeCollector, upstream: Upstream) -> None:
+    """A body without a length ends with its connection, but not with its breaking."""
+    adobe.will(limit_data(len(UNFRAMED) + 3) | reset_peer() | garbage(UNFRAMED + b"x" * 900))
+    found = await upstream.send(HIT)
+    assert isinstance(found, Failure)
+    assert found.fault is Kind.CUT
+
+
+async def test_a_connection_known_to_be_closed_takes_no_hit() -> None:
+    """Nothing was sent on it: no doubt, and no second try to speak of."""
+    async with scripted((ONE, None), (TWO,)) as (script, upstream):
+        await upstream.send(HIT)
+        await script.closed.wait()
+        await asyncio.sleep(0.01)  # until the loop has read of it
+        second = await upstream.send(HIT)
+        assert isinstance(second, Reply)
+        assert (second.body, script.on) == (b"two", [1, 2])
+
+
+async def test_what_a_server_says_unasked_is_nobodys_answer() -> None:
+    """As `408 Request Timeout` before it closes a connection that rests."""
+    async with scripted((ONE, b"HTTP/1.1 408 Request Timeout\r\n\r\n"), (TWO,)) as (
+        script,
+        upstream,
+    ):
+        await upstream.send(HIT)
+        await script.closed.wait()
+        second = await upstream.send(HIT)
+        assert isinstance(second, Reply)
+        assert (second.status, script.on) == (200, [1, 2])
+
+
+@pytest.mark.parametrize("how", ["late", "cancelled"])
+async def test_an_answer_nobody_waits_for_any_more_is_not_the_next_ones(how: str) -> None:
+    """Its connection ends with the waiting."""
+    async with scripted((ONE[:9], ONE[9:]), (TWO,), timeout_s=0.005) as (script, upstream):
+        if how == "late":
+            found = await upstream.send(HIT)
+            assert isinstance(found, Failure)
+            assert found.fault is Kind.TIMEOUT
+        else:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(0.003):
+                    await upstream.send(HIT)
+        async with way_to(script.url) as other:
+            assert isinstance(await other.send(HIT), Reply)
+        assert len(set(script.on)) == len(script.on)
+
+
+async def test_an_answer_before_the_request_was_whole_counts_and_ends_the_connection() -> None:
+    """As 413 does: what is left of the request is not sent, and would be read as the next."""
+    over: list[asyncio.Event] = []
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        ended = asyncio.Event()
+        over.append(ended)
+        await reader.read(1000)
+        writer.write(ONE)
+        await writer.drain()
+        with contextlib.suppress(ConnectionError):
+            await reader.read()  # it ends, and not with the request's end
+            writer.close()
+            await writer.wait_closed()
+        ended.set()
+
+    big = Request("POST", TARGET, (), b"x" * 20_000_000)
+    async with await asyncio.start_server(serve, "127.0.0.1", 0, limit=1000) as server:
+        port = server.sockets[0].getsockname()[1]
+        async with way_to(f"http://127.0.0.1:{port}") as upstream:
+            for _ in range(2):
+                reply = await upstream.send(big)
+                assert isinstance(reply, Reply)
+                assert reply.body == b"one"
+        await asyncio.gather(*[each.wait() for each in over])
+    assert len(over) == 2
+
+
+async def test_connections_rest_for_so_long_and_no_longer(
+    adobe: FakeCollector, upstream: Upstream, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ours end before the server's do: no hit meets their closing."""
+    monkeypatch.setattr("proxy.shell.upstream.IDLE_S", 0.05)
+    await asyncio.gather(*[upstream.send(HIT) for _ in range(3)])
+    assert adobe.counts.open == 3
+    await adobe.until(lambda: adobe.counts.open == 0)
+
+
+async def test_each_exchange_has_its_own_time(adobe: FakeCollector) -> None:
+    """One timer serves them all: it must forget none, and take none for another."""
+    adobe.will(timeout(), latency(0.2), timeout())
+    loop = asyncio.get_running_loop()
+    took: list[float] = []
+
+    async def one(upstream: Upstream, after_s: float) -> Kind | int:
+        await asyncio.sleep(after_s)
+        began = loop.time()
+        found = await upstream.send(HIT)
+        took.append(loop.time() - began)
+        return found.fault if isinstance(found, Failure) else found.status
+
+    async with way_to(adobe.url, timeout_s=0.4) as upstream:
+        sends = [one(upstream, after_s) for after_s in (0, 0.1, 0.25)]
+        assert await asyncio.gather(*sends) == [Kind.TIMEOUT, 200, Kind.TIMEOUT]
+    assert all(0.15 < seconds < 0.7 for seconds in took)
+
+
+async def test_what_is_under_way_is_cut_by_the_close(adobe: FakeCollector) -> None:
+    """Nobody is left waiting, and nothing is sent afterwards."""
+    adobe.will(timeout())
+    upstream = Upstream(Where(adobe.url))
+    sending = asyncio.create_task(upstream.send(HIT))
+    await adobe.until(lambda: adobe.counts.requests == 1)
+    await upstream.close()
+    found, later = await sending, await upstream.send(HIT)
+    assert isinstance(found, Failure)
+    assert isinstance(later, Failure)
+    assert (found.fault, later.fault) == (Kind.CUT, Kind.CONNECT)
+    assert adobe.counts.requests == 1
 
 
 # -- TLS -----------------------------------------------------------------------------------
