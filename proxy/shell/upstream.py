@@ -279,17 +279,18 @@ class _Connection(asyncio.Protocol):
             self.drop()  # nobody asked
             return
         try:
-            messages, upgraded, _ = self._parser.feed_data(data)
+            messages, _, _ = self._parser.feed_data(data)
         except HttpProcessingError as error:
             self._ends(Failure(Fault.MALFORMED, type(error).__name__))
             return
-        more = upgraded
+        more = False
         for message, payload in messages:
             if self._came is not None:
                 more = True
             # `100 Continue` and `103 Early Hints` go before the answer.
             elif message.code == 101 or not 100 <= message.code < 200:
                 self._came = message, payload
+                more = message.code == 101  # from here on it speaks something else
         if self._came is not None:
             self._read(*self._came, data, is_last=more)
 
