@@ -339,6 +339,8 @@ async def test_what_a_server_says_unasked_answers_no_hit() -> None:
                     writer.write(answer)
                     again.set()
         writer.close()
+        with contextlib.suppress(ConnectionError):
+            await writer.wait_closed()
         closed.set()
 
     taken, again = asyncio.Event(), asyncio.Event()
