@@ -132,7 +132,7 @@ def render(request: Request, ts: int | None, part: tuple[str, ...] = ()) -> Requ
             body = _insert(body, ts)
         else:
             query, mark = _insert(query, ts), b"?"
-    return replace(request, target=path + mark + query, body=body)
+    return Request(request.method, path + mark + query, request.headers, body)
 
 
 def unstamped(request: Request) -> Request:
@@ -156,8 +156,13 @@ def _emptied(data: bytes) -> bytes:
     return b"".join((*pieces, data[at:]))
 
 
+def _names_ts(data: bytes) -> bool:
+    """Whether a walk along the parameters could find any `ts`: most hits have none."""
+    return b"&ts=" in data or data.startswith(b"ts=")
+
+
 def _stamped(data: bytes) -> bool:
-    return bool(data) and bool(beacon.top_level(data).get(b"ts"))
+    return _names_ts(data) and bool(beacon.top_level(data).get(b"ts"))
 
 
 def _insert(data: bytes, ts: int) -> bytes:
@@ -174,6 +179,8 @@ def _filled(data: bytes, ts: int) -> bytes:
     A second `ts` would leave it to Adobe which of the two counts; of several empty ones
     each is filled, for the same reason.
     """
+    if not _names_ts(data):
+        return data
     pieces: list[bytes] = []
     at = 0
     for end in beacon.empty_timestamps(data):
