@@ -62,14 +62,16 @@ class Desk:
         """`capture | online | offline | held | refusing`, the most pressing one."""
         if self.refusing() is not None:
             return "refusing"
-        links = [drain.link.state for drain in self.drains]
-        if not links:
+        drains = self.drains
+        if not drains:
             return "capture"
         if self.offline_until_ms is not None:
             return "held"
         # The road of Analytics speaks for itself, if anything was ever sent there; each of the
-        # others has its own part in the status.
-        tried = [link for link in links if link is not State.SUSPECT]
+        # others has its own part in the status.  A road that is tried anew after a failure was.
+        tried = [
+            d.link.state for d in drains if d.link.state is not State.SUSPECT or d.last_failure
+        ]
         return "online" if tried[:1] == [State.ONLINE] else "offline"
 
     @property

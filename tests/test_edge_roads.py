@@ -450,6 +450,22 @@ async def test_a_dead_road_does_not_slow_the_other(
     assert all(hit.path.startswith(b"/ee/") for hit in edge.received)
 
 
+async def test_an_outage_of_analytics_is_not_called_online_between_its_probes(
+    serve: Serve, adobe: FakeCollector, edge: FakeCollector
+) -> None:
+    """It lets itself be reached and answers nothing: most of the time one hit tries its luck."""
+    daemon = await serve(adobe, {**settings(edge), "upstream.timeout": "300ms"})
+    await send(daemon, "1", call="v1/collect")
+    await daemon.until(lambda status: status["state"] == "online")
+    adobe.always(timeout())
+    await daemon.hits(range(1))
+    await daemon.until(lambda status: status["forwarding"]["link"] == "offline")
+    found = await daemon.until(lambda status: status["forwarding"]["link"] == "suspect")
+    assert found["edge"]["link"] == "online"
+    assert found["state"] == "offline"
+    assert show.state_line(found).startswith("Offline")
+
+
 async def test_each_road_has_its_part_of_the_status(
     serve: Serve, adobe: FakeCollector, edge: FakeCollector
 ) -> None:

@@ -81,7 +81,8 @@ def _line(label: str, text: str) -> str:
 def _road(found: dict[str, Any]) -> dict[str, Any]:
     """The road the state speaks of: that of Analytics, unless only the other one was used."""
     forwarding, edge = found.get("forwarding"), found.get("edge")
-    if forwarding and (not edge or forwarding.get("link") != "suspect"):
+    tried = forwarding and (forwarding.get("link") != "suspect" or forwarding.get("last_failure"))
+    if forwarding and (not edge or tried):
         return {"upstream": found.get("upstream"), **forwarding}
     return edge or forwarding or {}
 

@@ -107,7 +107,8 @@ export class Band {
 
 /** The road that the state speaks of: that of Analytics, unless only Edge's was used. */
 function road({ upstream, forwarding, edge }) {
-  if (forwarding && (!edge || forwarding.link !== "suspect")) return { upstream, ...forwarding }
+  const tried = forwarding && (forwarding.link !== "suspect" || forwarding.last_failure)
+  if (forwarding && (!edge || tried)) return { upstream, ...forwarding }
   return edge ?? (forwarding && { upstream, ...forwarding })
 }
 
