@@ -14,6 +14,7 @@ from daemon import Reached, Serve, Served, hit
 from test_admin import OPTIONAL, SECRET, Broken, bereaved, guarded, problem
 from test_browse import new_hit
 
+from proxy import fake
 from proxy import reading as reading_module
 from proxy.core.findings import RULES
 from proxy.core.hit import Suites
@@ -140,6 +141,29 @@ async def test_a_wait_ends_with_the_daemon(served: Served) -> None:
 @pytest.mark.parametrize("length", ["-1", "x", "1e9", "nan", "inf"])
 async def test_a_wait_of_no_sensible_length_is_refused(served: Served, length: str) -> None:
     problem(await served.ask(f"/api/v1/hits/wait?timeout={length}"), 400)
+
+
+@pytest.mark.parametrize("path", ["/api/v1/hits/requeue", "/api/v1/dead/requeue"])
+@pytest.mark.parametrize("how", ["all", "q", "ids"])
+async def test_what_is_requeued_leaves_in_the_order_of_its_visitor(
+    serve: Serve, adobe: FakeCollector, path: str, how: str
+) -> None:
+    """The search finds the newest first, and a person may name them in any order."""
+    adobe.when(b"refuse", fake.status(404))
+    served = await serve(adobe, {"suites.timestamps": "optional"})
+    await served.hits(range(5), suite="refuse")
+    await served.until(lambda status: status["dead"] == 5)
+    adobe.heal()
+    chosen = {"all": {"all": True}, "q": {"q": "suite:refuse"}, "ids": {"ids": [5, 3, 1, 2, 4]}}
+
+    asked = await served.tell(path, chosen[how])
+
+    if (path, how) == ("/api/v1/dead/requeue", "q"):
+        problem(asked, 400)
+        return
+    await served.until(lambda status: status["delivered"] == 5)
+    names = [hit.param(b"pageName") for hit in adobe.received[5:]]
+    assert names == [b"p0", b"p1", b"p2", b"p3", b"p4"]
 
 
 async def test_dead_letters_are_requeued_by_what_they_are(

@@ -175,7 +175,8 @@ class Api:
         ids = asked.chosen(await self._body(request, "ids", "all"))
         if ids is None:
             ids = await self._dead_now()
-        return web.json_response({"requeued": await _in_parts(self._desk.requeue, ids)})
+        # A visitor's in their order, however they were named.
+        return web.json_response({"requeued": await _in_parts(self._desk.requeue, sorted(ids))})
 
     async def _discard(self, request: web.Request) -> web.Response:
         said = await self._body(request, "ids", "all", "expect_count")

@@ -204,7 +204,8 @@ class Hits:
 
     async def _requeue(self, request: web.Request) -> web.Response:
         ids, _ = await self._chosen(await asked.body(request, "ids", "q", "all"))
-        done = [await self._reading.requeue(part) for part in _parts(ids)]
+        # A visitor's in their order, however they were found or named.
+        done = [await self._reading.requeue(part) for part in _parts(sorted(ids))]
         return web.json_response({"requeued": sum(done)})
 
     async def _discard(self, request: web.Request) -> web.Response:

@@ -503,8 +503,8 @@ class Queue:
         return await self._read(_letters, after, limit)
 
     async def requeue(self, ids: Sequence[int]) -> int:
-        """Dead letters wait again, at the end of their lanes; how many there were."""
-        requeued: int = await self._change(partial(_requeue, list(ids), self.clock.ms()))
+        """Dead letters wait again in order of id, behind their lanes; how many there were."""
+        requeued: int = await self._change(partial(_requeue, sorted(ids), self.clock.ms()))
         return requeued
 
     async def discard(self, ids: Sequence[int]) -> int:
