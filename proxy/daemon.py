@@ -389,7 +389,8 @@ async def release(settings: Config, queue: Queue) -> int:
     for suites in await queue.held_suites():
         if stamp.lack(tuple(suites.split(",")), known) is None:
             released = await queue.release(suites)
-            log.info("held hits are released", suites=suites, hits=released)
+            if released:
+                log.info("held hits are released", suites=suites, hits=released)
             count += released
     return count
 

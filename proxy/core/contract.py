@@ -450,7 +450,8 @@ OPERATIONS: tuple[Operation, ...] = (
     Operation(
         "POST",
         f"{API}/hits/import",
-        "Store hits, a JSON object a line: `target` at least, as exported",
+        "Store hits, a JSON object a line: `target` at least, as exported; they leave in the order"
+        " of the lines, and an export has the newest first",
         _ref("Imported"),
         body=TEXT,
         body_kind=NDJSON,
