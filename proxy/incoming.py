@@ -62,6 +62,8 @@ class Incoming:
         at_ms = row.get("received_ms")
         if at_ms is not None and (type(at_ms) not in (int, float) or not math.isfinite(at_ms)):
             raise ValueError("received_ms is no number")
+        if at_ms is not None and at_ms < 0:
+            raise ValueError("received_ms is before 1970")
         return await self._store(render.request_of(row), at_ms)
 
     async def reset(self) -> int | None:
@@ -94,6 +96,6 @@ class Incoming:
         0 says as little: that time was lost with a damaged file.
         """
         clock = self._queue.clock
-        if not at_ms or at_ms > clock.wall_ms():
+        if at_ms is None or not 1 <= at_ms <= clock.wall_ms():
             return Received(self._queue.boots.current, clock.ms())
-        return Received(TOLD, int(max(0.0, at_ms)))
+        return Received(TOLD, int(at_ms))

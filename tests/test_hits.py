@@ -290,6 +290,7 @@ async def test_what_is_brought_is_judged_as_what_is_sent(serve: Serve) -> None:
         {"target": hit(3, "listed"), "received_ms": "yesterday"},
         {"target": hit(4, "listed"), "received_ms": 1_700_000_000_000},
         {"target": hit(5, "listed"), "received_ms": float("inf")},
+        {"target": hit(6, "listed"), "received_ms": -1},
     ]
     body = "\n".join(["{", "", *map(json.dumps, lines)]).encode()
 
@@ -298,8 +299,8 @@ async def test_what_is_brought_is_judged_as_what_is_sent(serve: Serve) -> None:
     )
 
     found = done.json()
-    assert (found["imported"], found["refused"]) == (2, 8)
-    assert [fault["line"] for fault in found["faults"]] == [1, 4, 5, 6, 7, 8, 9, 11]
+    assert (found["imported"], found["refused"]) == (2, 9)
+    assert [fault["line"] for fault in found["faults"]] == [1, 4, 5, 6, 7, 8, 9, 11, 12]
     status = await served.status()
     assert (status["accepted"], status["balanced"]) == (2, True)
     assert status["refused_by_reason"]["unlisted"] == 1
