@@ -1,8 +1,8 @@
 """The queue against a model of it that fits on a screen, through crashes and full disks.
 
 Hypothesis finds the order of events; the model is a dict of waiting hits and seven counts.
-By default this takes some ten seconds.  For a long search, say how many steps each run has
-(and some ten times the runs are made):
+By default this takes a few seconds.  For a long search, say how many steps each run has
+(and eight times the runs are made):
 
     TRACKOFFLINE_MODEL_STEPS=200 pytest tests/test_queue_model.py
 """
@@ -394,7 +394,7 @@ class QueueMachine(RuleBasedStateMachine):
 
 TestQueue = QueueMachine.TestCase
 TestQueue.settings = settings(
-    max_examples=500 if STEPS else 150,
+    max_examples=500 if STEPS else 60,
     stateful_step_count=int(STEPS or 40),
     deadline=None,
     derandomize=not STEPS,

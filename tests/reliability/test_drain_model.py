@@ -1,16 +1,26 @@
-"""The drain over a real queue file, against a model that is three sets and a few lists.
+"""Queue and drain, over a real queue file, against a model: a few sets and what a server saw.
 
-Hypothesis finds the order of events: hits, outages, captive portals, resets, refusals, a full
-disk, a person, a crash.  The model knows what was promised and what the collection server
-took; after each event the equation must hold, and whenever things have settled each hit must
-be found once, in order, or be marked as ambiguous.
+Hypothesis finds the order of events: hits, outages, portals, resets, refusals, a full disk,
+limits, a person, stops and crashes, each a moment or an hour after the last.  Time is simulated
+and nothing runs in a thread (`threadless`), so that a failure is found again, made smaller, and
+replayed from what hypothesis prints; a crash may come between any two awaits of the product.
 
-    TRACKOFFLINE_DRAIN_RUNS=2000 pytest tests/reliability/test_drain_model.py
+What must hold is judged at three places.  *As a hit is sent*: it is the oldest of its lane in
+the file, alone in flight, described, stamped with its own second, and marked as ambiguous if the
+server has it.  *After each step*, by the file: each hit that was acked waits, is a dead letter,
+or left as the ledger says; none that was refused is there.  *In the end*, when all is well again:
+the queue runs empty by itself.
+
+    TRACKOFFLINE_MODEL_RUNS=5000 pytest tests/reliability/test_drain_model.py     half a million
+
+With TRACKOFFLINE_MODEL_SHRINKS=0 a failure is shown as it was found, at once.
+Non-rule: SQLite's own threads, and what a disk does wrong; the daemon's tests have them.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import re
 import shutil
@@ -18,12 +28,11 @@ import sqlite3
 import tempfile
 from collections import Counter, defaultdict
 from collections.abc import Callable, Coroutine
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
-import pytest
-from clock import FakeClock
-from hypothesis import HealthCheck, settings
+from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
     RuleBasedStateMachine,
@@ -32,13 +41,17 @@ from hypothesis.stateful import (
     rule,
     run_state_machine_as_test,
 )
-from test_queue import NO_BOUND, as_after_a_crash
+from simulated import GIF, LoopClock, now
+from structlog.testing import capture_logs
+from test_queue import as_after_a_crash
+from threadless import Disk, Loop
 
-from proxy.core import beacon, wire
+from proxy.core import beacon, stamp, wire
 from proxy.core.analytics import Analytics
 from proxy.core.hit import (
     Failure,
     Fault,
+    Ledger,
     NewHit,
     Received,
     Reply,
@@ -49,272 +62,483 @@ from proxy.core.hit import (
 )
 from proxy.core.limits import Limits
 from proxy.drain import Drain, Policy
-from proxy.errors import QueueUnavailable
-from proxy.shell import queue as queue_module
-from proxy.shell.queue import Queue
-
-pytestmark = pytest.mark.long
+from proxy.errors import QueueError
+from proxy.shell.queue import READ_LEDGER, Queue
 
 T = TypeVar("T")
 
-RUNS = int(os.environ.get("TRACKOFFLINE_DRAIN_RUNS", "240"))
+RUNS = int(os.environ.get("TRACKOFFLINE_MODEL_RUNS", "225"))
 STEPS = 100
+SHRINKS = os.environ.get("TRACKOFFLINE_MODEL_SHRINKS", "1") == "1"
+ATTEMPTS = 3
+RTT_S = 0.01
 NAME = re.compile(rb"pageName=(\w+)&")
-GIF = Reply(200, ((b"content-type", b"image/gif"),), b"GIF89a")
+TS = re.compile(rb"[?&]ts=(\d+)&")
 PORTAL = Reply(200, ((b"content-type", b"text/html"),), b"<html>Welcome")
-MOODS = ["up", "up", "down", "portal", "cut before", "cut after", "busy", "refuses", "hangs"]
-VISITORS = 4
-# A crash of the process needs no disk; power loss is another test's.
+BUSY = Reply(429, ((b"retry-after", b"2"),))
+MOODS = [
+    *("up", "up", "up", "up", "slow", "down", "portal", "cut before", "cut after"),
+    *("busy", "refuses", "refuses", "poison", "hangs"),
+]
+# Four visitors of each report suite.
+VISITORS, OF_UNKNOWN = st.integers(0, 7), 4
+SIZES = st.sampled_from([0, 0, 9_000, 90_000])
+# A death of the process needs no disk; power loss is another test's.
 MEMORY = Path("/dev/shm")
+MOMENTS = st.sampled_from([0.0, 0.0, 0.0005, 0.001, 0.0015, 0.002, 0.003, 0.01, 0.1, 2.0])
+
+LANE_HEAD = """
+    SELECT h.content, h.flags, EXISTS (SELECT 1 FROM held k WHERE k.id = h.id) FROM hits h
+    WHERE h.lane = ? AND NOT EXISTS (SELECT 1 FROM delivered d WHERE d.id = h.id)
+    ORDER BY h.id LIMIT 1"""
+WAITING = """
+    SELECT h.content, h.flags, EXISTS (SELECT 1 FROM held k WHERE k.id = h.id) FROM hits h
+    WHERE NOT EXISTS (SELECT 1 FROM delivered d WHERE d.id = h.id)"""
+DEAD = "SELECT content, flags, status, id FROM dead"
 
 
-class Ahead(asyncio.SelectorEventLoop):
-    """A loop whose time passes by hand, and a little by itself."""
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """A hit that a client sent: what the model knows of it from the start."""
 
-    ahead_s = 0.0
+    number: int
+    lane: int
+    suite: str
+    second: int
 
-    def time(self) -> float:
-        return super().time() + self.ahead_s
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """What the file says, of one moment."""
+
+    ledger: Ledger
+    waiting: set[str]
+    dead: dict[str, int]  # and their ids
+    held: int
+    size: int
 
 
 class Server:
-    """A collection server in a mood, and what reached it."""
+    """A collection server in a mood, reached through no network, and what it did."""
 
-    def __init__(self) -> None:
+    def __init__(self, departs: Callable[[str, Request], None]) -> None:
+        self.departs = departs
         self.mood = "up"
         self.taken: list[str] = []
-        self.refused: set[str] = set()
-        self.changed = asyncio.Event()
+        self.refused: set[str] = set()  # ever answered so
+        self.failed: Counter[str] = Counter()
+        self.told: dict[str, int] = {}  # the last word, if the process that asked lives on
+        self.lanes: set[bytes] = set()  # in flight
 
     async def send(self, request: Request) -> Reply | Failure:
-        found = NAME.search(request.target)
-        assert found is not None
-        name = found[1].decode()
-        if self.mood == "hangs":
-            self.taken.append(name)
-            await self.changed.wait()
-            return GIF
-        await asyncio.sleep(0)
-        match self.mood:
+        name = name_in(request.target)
+        self.departs(name, request)
+        reply = await self._answer(name)
+        if isinstance(reply, Reply) and reply.status in {200, 400} and reply is not PORTAL:
+            self.told[name] = reply.status
+        else:
+            self.failed[name] += 1
+        return reply
+
+    async def _answer(self, name: str) -> Reply | Failure:
+        number, mood = int(name[1:]), self.mood
+        await asyncio.sleep(RTT_S / 2)
+        match mood:
             case "down":
                 return Failure(Fault.CONNECT)
             case "portal":
                 return PORTAL
             case "cut before":
                 return Failure(Fault.CUT)
+            case "poison" if number % 5 == 0:
+                return Failure(Fault.CUT)
             case "busy":
-                return Reply(429, ((b"retry-after", b"2"),))
-            case "refuses" if int(name[1:]) % 3 == 0:
+                return BUSY
+            case "refuses" if number % 3 == 0:
                 self.refused.add(name)
                 return Reply(400)
         self.taken.append(name)
-        return Failure(Fault.CUT) if self.mood == "cut after" else GIF
+        await asyncio.sleep({"slow": 3.0, "hangs": 20.0}.get(mood, RTT_S / 2))
+        return Failure(Fault.CUT) if mood in {"cut after", "hangs"} else GIF
 
     async def probe(self) -> Failure | None:
+        await asyncio.sleep(RTT_S)
         return Failure(Fault.CONNECT) if self.mood == "down" else None
-
-    def becomes(self, mood: str) -> None:
-        self.mood = mood
-        self.changed.set()
-        self.changed = asyncio.Event()
 
 
 class DrainMachine(RuleBasedStateMachine):
-    """Each rule is something that happens to a daemon."""
+    """Each rule is something that happens to a daemon, and then a little time passes."""
 
-    steps = 0
+    steps: ClassVar[int] = 0
+    logs: ClassVar[list[Any]] = []
 
-    @initialize()
-    def opens(self) -> None:
-        self.clock = FakeClock()
-        self.runner = asyncio.Runner(loop_factory=Ahead)
+    @initialize(
+        max_hits=st.sampled_from([10**6, 10**6, 5, 12]),
+        drop_oldest=st.booleans(),
+        max_age_s=st.sampled_from([0.0, 0.0, 90.0]),
+        keep_s=st.sampled_from([0.0, 50.0]),
+        concurrency=st.sampled_from([1, 4, 64]),
+    )
+    def opens(
+        self, *, max_hits: int, drop_oldest: bool, max_age_s: float, keep_s: float, concurrency: int
+    ) -> None:
+        self.limits = Limits(
+            max_hits=max_hits,
+            max_age_s=max_age_s,
+            min_free_disk=0,
+            drop_oldest=drop_oldest,
+            keep_delivered_s=keep_s,
+        )
+        self.policy = Policy(attempts=ATTEMPTS, concurrency=concurrency)
+        self.runner = asyncio.Runner(loop_factory=Loop)
         self.folder = Path(tempfile.mkdtemp(dir=MEMORY if MEMORY.is_dir() else None))
-        self.server = Server()
-        self.acked: dict[str, int] = {}
-        self.count = self.crashes = 0
-        self.is_full = self.is_paused = False
-        self.known = False
-        self.start(self.folder / "hits.db")
+        self.server = Server(self.departs)
+        self.clock = LoopClock()
+        self.asked: dict[str, Asked] = {}
+        self.known: set[str] = set()  # acked, or found in the file or on the road
+        self.denied: set[str] = set()
+        self.buried: set[str] = set()  # ever
+        self.requeued: set[str] = set()
+        self.unsure: set[str] = set()  # it left as the process died: delivered, or dropped
+        self.wrong: list[str] = []
+        self.flying: dict[int, str] = {}  # by lane
+        self.given_up = 0  # dead letters a person asked to discard
+        self.processes = 0
+        self.is_paused = self.is_described = False
+        self.begins(self.folder / "hits.db")
 
     def do(self, work: Coroutine[Any, Any, T]) -> T:
         return self.runner.run(work)
 
-    def start(self, path: Path) -> None:
+    # -- a process begins and ends ---------------------------------------------------------
+
+    def begins(self, path: Path) -> None:
+        self.processes += 1
+        self.disk = Disk()
+        self.tasks: set[asyncio.Task[None]] = set()
+
         async def opened() -> None:
-            limits = Limits(min_free_disk=0)
-            self.queue = await Queue.open(path, limits, self.clock)
+            self.queue = await Queue.open(path, self.limits, self.clock)
             self.writing = asyncio.create_task(self.queue.run())
-            self.drain = Drain(
-                self.queue, self.server, Analytics(self.suites(), b"adobe"), Policy(), lambda: 0.5
-            )
+            self.drain = Drain(self.queue, self.server, self.protocol(), self.policy, lambda: 0.5)
             self.drain.pause(self.is_paused)
             self.draining = asyncio.create_task(self.drain.run())
+            self.keeping = asyncio.create_task(self.keeps_house())
 
+        self.mounted = contextlib.ExitStack()
+        self.mounted.enter_context(self.disk.mounted())
         self.do(opened())
+        self.eye = sqlite3.connect(f"{path.as_uri()}?mode=ro", uri=True, isolation_level=None)
 
-    def suites(self) -> Suites:
+    async def keeps_house(self) -> None:
+        while True:
+            await asyncio.sleep(20)
+            await self.queue.tidy()
+
+    def protocol(self) -> Analytics:
         stamped = ReportSuite(Timestamps.REQUIRED)
-        unknown = stamped if self.known else ReportSuite()
-        return Suites({"stamped": stamped, "unknown": unknown})
+        suite = stamped if self.is_described else ReportSuite()
+        return Analytics(Suites({"stamped": stamped, "unknown": suite}), b"adobe")
 
-    def end(self) -> None:
-        async def closed() -> None:
-            self.draining.cancel()
-            await asyncio.wait([self.draining])
+    def stops(self) -> Path:
+        """As the daemon does: no new hits, the drain, the queue."""
+
+        async def stopped() -> None:
+            if self.tasks:
+                await asyncio.wait(self.tasks)
+            self.drain.stop()
+            await self.draining
+            self.keeping.cancel()
+            await asyncio.wait([self.keeping])
             await self.queue.close()
             await self.writing
 
-        self.do(closed())
+        self.do(stopped())
+        self.mounted.close()
+        self.eye.close()
+        return self.queue.path
 
-    async def passes(self, seconds: float) -> None:
-        loop = asyncio.get_running_loop()
-        assert isinstance(loop, Ahead)
-        loop.ahead_s += seconds
-        self.clock.passes(seconds)
-        self.queue.news.set()
-        await asyncio.sleep(0.0005)
+    def dies(self) -> Path:
+        """As with `kill -9`, here and now; what was under way is gone."""
+        left = as_after_a_crash(self.queue, self.folder / f"after {self.processes}")
+        self.disk.dies()
+        self.mounted.close()
+        self.eye.close()
 
-    def bound(self, pages: int) -> None:
-        pragma = f"PRAGMA max_page_count = {pages}"
-        self.do(queue_module._run(self.queue._writer, queue_module._rows, pragma))
+        async def gone() -> None:
+            tasks = {*self.tasks, self.draining, self.keeping, self.writing}
+            for task in tasks:
+                task.cancel()
+            await asyncio.wait(tasks)
+
+        told = dict(self.server.told)
+        self.do(gone())
+        self.server.told = told
+        self.queue._lock.close()
+        self.queue._sending.close()
+        if self.queue.path.parent == self.folder:
+            for file in self.folder.glob("hits.db*"):
+                file.unlink()
+        else:
+            shutil.rmtree(self.queue.path.parent)
+        return left
+
+    def starts_again(self, left: Path) -> None:
+        """What the process had heard, and not recorded, it may ask once more."""
+        flown, self.flying = set(self.flying.values()), {}
+        self.begins(left)
+        found = self.look()
+        if self.limits.drop_oldest or self.limits.max_age_s:
+            self.unsure |= flown & self.server.told.keys() - found.waiting - found.dead.keys()
+        for name in found.waiting:
+            self.server.told.pop(name, None)
 
     # -- rules -----------------------------------------------------------------------------
 
-    @rule(
-        visitor=st.integers(0, VISITORS - 1), suite=st.sampled_from(["stamped"] * 4 + ["unknown"])
-    )
-    def accepts(self, visitor: int, suite: str) -> None:
-        self.count += 1
-        name = f"p{self.count}"
-        # A visitor of the suite nobody knows is another lane.
-        visitor += VISITORS * (suite == "unknown")
+    def goes(self, work: Coroutine[Any, Any, None], then: float) -> None:
+        """Someone began this, and nobody waits for it."""
+
+        async def started() -> None:
+            task = asyncio.create_task(work)
+            self.tasks.add(task)
+            task.add_done_callback(self.tasks.discard)
+            await asyncio.sleep(then)
+
+        self.do(started())
+
+    def passes(self, seconds: float) -> None:
+        self.do(asyncio.sleep(seconds))
+
+    @rule(visitors=st.lists(VISITORS, min_size=1, max_size=4), size=SIZES, then=MOMENTS)
+    def accepts(self, visitors: list[int], size: int, then: float) -> None:
+        for visitor in visitors:
+            self.goes(self.one(visitor, size), 0)
+        self.passes(then)
+
+    @rule(visitors=st.lists(VISITORS, min_size=4, max_size=12), then=MOMENTS)
+    def accepts_many(self, visitors: list[int], then: float) -> None:
+        self.accepts(visitors, 0, then)
+
+    async def one(self, visitor: int, size: int) -> None:
+        name = f"p{len(self.asked) + 1}"
+        # A visitor of the suite that nobody knows at first is another lane.
+        suite = "unknown" if visitor >= OF_UNKNOWN else "stamped"
         target = f"/b/ss/{suite}/1/JS-2/s1?AQB=1&vid=v{visitor}&pageName={name}&AQE=1".encode()
         lane = beacon.lane(b"adobe", (suite,), b"vid:v%d" % visitor)
         received = Received(self.queue.boots.current, self.clock.ms())
-        hit = NewHit(lane, received, wire.pack(Request("GET", target)))
+        self.asked[name] = Asked(len(self.asked) + 1, lane, suite, self.clock.wall_ms() // 1000)
+        request = Request("GET", target, ((b"X-Large", bytes(size)),))
         try:
-            self.do(self.queue.add([hit]))
-        except QueueUnavailable:
-            assert self.is_full
+            await self.queue.add([NewHit(lane, received, wire.pack(request))])
+        except QueueError:
+            if not self.disk.is_dead:
+                self.denied.add(name)
         else:
-            self.acked[name] = lane
+            self.known.add(name)
 
-    @rule(mood=st.sampled_from(MOODS))
-    def the_road_changes(self, mood: str) -> None:
-        self.server.becomes(mood)
-
-    @rule(seconds=st.sampled_from([0.1, 1.0, 5.0, 20.0, 70.0]))
+    @rule(seconds=st.sampled_from([0.0005, 0.001, 0.002, 0.003, 0.005, 0.02, 1.0, 5.0, 70.0]))
     def time_passes(self, seconds: float) -> None:
-        self.do(self.passes(seconds))
+        self.passes(seconds)
 
-    @rule(paused=st.booleans())
-    def a_person_forces_it(self, *, paused: bool) -> None:
-        self.is_paused = paused
-        self.tell(lambda: self.drain.pause(paused))
+    @rule(mood=st.sampled_from(MOODS), noticed=st.booleans(), then=MOMENTS)
+    def the_road_changes(self, mood: str, *, noticed: bool, then: float) -> None:
+        self.server.mood = mood
+        if noticed:
+            self.goes(self.retry(), 0)
+        self.passes(then)
 
-    @rule()
-    def a_person_wants_it_now(self) -> None:
-        self.tell(self.drain.retry)
+    @rule(
+        wish=st.sampled_from(
+            ["pause", "resume", "resume", "retry", "retry", "describe", "undescribe"]
+        ),
+        then=MOMENTS,
+    )
+    def a_person_wants(self, wish: str, then: float) -> None:
+        self.goes(getattr(self, wish)(), then)
 
-    def tell(self, verb: Callable[[], None]) -> None:
-        async def told() -> None:
-            verb()
-            await asyncio.sleep(0)
+    async def pause(self) -> None:
+        self.is_paused = True
+        self.drain.pause(True)
 
-        self.do(told())
+    async def resume(self) -> None:
+        self.is_paused = False
+        self.drain.pause(False)
 
-    @rule()
-    def a_person_describes_the_suite(self) -> None:
-        async def released() -> None:
-            self.known = True
-            self.drain.protocol = Analytics(self.suites())
-            try:
-                await self.queue.release("unknown")
-            except QueueUnavailable:
-                assert self.is_full
-            self.drain.start_over()
+    async def retry(self) -> None:
+        self.drain.retry()
 
-        self.do(released())
+    async def describe(self) -> None:
+        self.is_described = True
+        self.drain.protocol = self.protocol()
+        with contextlib.suppress(QueueError):
+            await self.queue.release("unknown")
+        self.drain.start_over()
 
-    @rule()
-    def the_description_is_taken_back(self) -> None:
-        self.known = False
-        self.drain.protocol = Analytics(self.suites())
+    async def undescribe(self) -> None:
+        self.is_described = False
+        self.drain.protocol = self.protocol()
 
-    @rule()
-    def the_disk_fills_up_or_is_freed(self) -> None:
-        self.is_full = not self.is_full
-        self.bound(1 if self.is_full else NO_BOUND)
+    @rule(picks=st.lists(st.integers(0, 100), max_size=3), again=st.booleans(), then=MOMENTS)
+    def a_person_decides_about_dead_letters(
+        self, picks: list[int], *, again: bool, then: float
+    ) -> None:
+        dead = sorted(self.look().dead.items())
+        chosen = dict(dead[pick % len(dead)] for pick in picks if dead)
+        if again:
+            self.requeued |= chosen.keys()
+            for name in chosen:
+                self.server.told.pop(name, None)
+            self.goes(self.decides(self.queue.requeue(list(chosen.values()))), then)
+        else:
+            self.given_up += len(chosen)
+            self.goes(self.decides(self.queue.discard(list(chosen.values()))), then)
 
-    @rule()
-    def crashes_and_reopens(self) -> None:
-        self.crashes += 1
-        left = as_after_a_crash(self.queue, self.folder / f"crash {self.crashes}")
-        ghost, self.server = self.server, Server()
-        self.server.mood = ghost.mood
-        self.server.taken, self.server.refused = ghost.taken, ghost.refused
-        ghost.becomes("down")  # what the dead process would still do happens to nobody
-        self.end()
-        self.is_full = False
-        self.start(left)
+    async def decides(self, decision: Coroutine[Any, Any, int]) -> None:
+        with contextlib.suppress(QueueError):
+            await decision
+
+    @rule(fills=st.sampled_from([True, False, False]), then=MOMENTS)
+    def the_disk_fills_up_or_is_freed(self, *, fills: bool, then: float) -> None:
+        self.disk.fills(fills)
+        self.passes(then)
+
+    @rule(how=st.sampled_from(["killed", "killed", "killed", "reboots", "stops"]), then=MOMENTS)
+    def it_ends_and_starts(self, how: str, then: float) -> None:
+        left = self.stops() if how == "stops" else self.dies()
+        if how == "reboots":
+            self.clock.boot_id = f"boot {self.processes}"
+        self.starts_again(left)
+        self.passes(then)
 
     # -- what always holds -----------------------------------------------------------------
 
+    def departs(self, name: str, request: Request) -> None:
+        """The moment in which a hit is sent."""
+        asked = self.asked[name]
+        self.known.add(name)
+        self.flying[asked.lane] = name
+        if self.server.told.get(name):
+            self.wrong.append(f"{name} is sent again after {self.server.told[name]}")
+        ts = TS.search(request.target)
+        if asked.suite == "unknown" and not self.is_described:
+            # While it is fresh Adobe's own clock will do; later it has to wait for a person.
+            age_s = self.clock.wall_ms() // 1000 - asked.second
+            if ts is not None or age_s > stamp.LATE_AFTER_S + 1:
+                self.wrong.append(f"{name} is sent after {age_s} s, and nobody knows its suite")
+        elif ts is None or int(ts[1]) != asked.second:
+            self.wrong.append(f"{name} of {asked.second} is stamped {ts}")
+        head = self.eye.execute(LANE_HEAD, (asked.lane,)).fetchone()
+        if head is None or name_in(head[0]) != name:
+            # A limit may drop it in the moment it is sent, and before anybody knows.
+            gone, known = self.look(), self.queue.ledger
+            lag = dropped(gone.ledger) - dropped(known)
+            if name in gone.waiting or name in gone.dead or not lag:
+                self.wrong.append(f"{name} is sent, and is not the first of its lane")
+        elif head[2]:
+            self.wrong.append(f"{name} is sent, and held")
+        elif name in self.server.taken and not head[1] & 1:
+            self.wrong.append(f"{name} is sent once more, and not marked")
+
+    def look(self) -> Found:
+        """What the file says now."""
+        self.eye.execute("BEGIN")
+        ledger = Ledger(*self.eye.execute(READ_LEDGER).fetchone()[1:])
+        waiting = self.eye.execute(WAITING).fetchall()
+        dead = {name_in(row[0]): row[3] for row in self.eye.execute(DEAD)}
+        self.eye.execute("COMMIT")
+        return Found(
+            ledger,
+            {name_in(row[0]) for row in waiting},
+            dead,
+            sum(row[2] for row in waiting),
+            sum(len(row[0]) for row in waiting),
+        )
+
     @invariant()
-    def the_equation_holds(self) -> None:
+    def everything_is_somewhere(self) -> None:
         type(self).steps += 1
-        ledger = self.queue.ledger
+        assert not self.wrong, self.wrong
+        found, server = self.look(), self.server
+        ledger = found.ledger
+        self.known |= found.waiting | found.dead.keys()
+        assert not self.denied & self.known, "refused, and stored"
         assert ledger.balanced
-        assert ledger.accepted == len(self.acked)
-        assert ledger.expired == ledger.discarded == 0
+        # One may drop another of its own commit: the file never had it, and nobody knows yet.
+        untold = self.asked.keys() - self.known - self.denied if self.limits.drop_oldest else ()
+        assert len(self.known) <= ledger.accepted <= len(self.known) + len(untold)
+        assert ledger.waiting == len(found.waiting), "one is lost, or there twice"
+        assert ledger.dead == len(found.dead)
+        assert not found.waiting & found.dead.keys()
+        assert (ledger.held, ledger.waiting_bytes) == (found.held, found.size)
+        # What left was delivered, dropped by a limit, or given up.
+        left = self.known - found.waiting - found.dead.keys()
+        delivered = {name for name in left if server.told.get(name) == 200}
+        least = len(delivered - self.unsure) - self.drain.in_flight
+        assert least <= ledger.delivered <= len(delivered | (left & self.unsure))
+        if not self.limits.drop_oldest:
+            assert ledger.discarded <= self.given_up
+        if not self.limits.max_age_s:
+            assert ledger.expired == 0
+        for name in found.dead.keys() - self.buried:
+            assert name in server.refused or server.failed[name] >= ATTEMPTS, "buried for nothing"
+        self.buried |= found.dead.keys()
+        self.nothing_unforeseen()
+        if self.disk.is_idle(self.runner.get_loop().time()):
+            assert self.queue.ledger == ledger
+
+    def nothing_unforeseen(self) -> None:
+        assert not [line for line in self.logs if line["log_level"] == "error"]
+        self.logs.clear()
+
+    # -- the end ---------------------------------------------------------------------------
 
     def teardown(self) -> None:
-        if not hasattr(self, "queue"):
+        if not hasattr(self, "eye"):
             return
-        if self.is_full:
-            self.bound(NO_BOUND)
         try:
-            self.do(self.settles())
-            self.end()
-            self.judge()
+            if not self.wrong:
+                self.do(self.settles())
+                self.everything_is_somewhere()
+                self.judge(self.look())
+                self.stops()
         finally:
+            self.disk.dies()
+            self.mounted.close()
+            self.eye.close()
             self.runner.close()
             shutil.rmtree(self.folder)
 
     async def settles(self) -> None:
         """Everything is well again: the queue must run empty by itself."""
-        self.server.becomes("up")
-        self.known = True
-        self.drain.protocol = Analytics(self.suites())
+        self.server.mood = "up"
+        self.disk.fills(False)
+        self.is_described = True
+        self.drain.protocol = self.protocol()
         await self.queue.release("unknown")
-        self.drain.pause(False)
         self.drain.start_over()
-        for _ in range(2_000):
-            if not self.queue.ledger.waiting:
-                return
-            await self.passes(1.0)
-            await asyncio.sleep(0.001)
-        raise AssertionError(f"wedged: {self.queue.ledger}")
+        self.drain.pause(False)
+        began = now()
+        while self.queue.ledger.waiting or self.tasks or self.drain.in_flight:
+            assert now() - began < 600, f"wedged: {self.queue.ledger}"
+            await asyncio.sleep(1)
 
-    def judge(self) -> None:
-        with sqlite3.connect(self.queue.path) as db:
-            dead = {name_in(row[0]) for row in db.execute("SELECT content FROM dead")}
-            rows = [
-                *db.execute("SELECT content, flags FROM hits"),
-                *db.execute("SELECT content, flags FROM dead"),
-            ]
-        db.close()
-        marked = {name_in(content) for content, flags in rows if flags & 1}
-        times = Counter(self.server.taken)
-        assert set(self.acked) == set(times) | dead, "lost"
-        assert {name for name, count in times.items() if count > 1} <= marked, "sent twice"
-        # Refused just as the process died: it is asked again, and may be taken then.
-        assert self.server.refused - dead <= marked, "a refusal was forgotten"
+    def judge(self, found: Found) -> None:
+        server = self.server
+        taken = list(dict.fromkeys(server.taken))
+        lost = self.known - found.dead.keys() - set(taken)
+        refused = {name for name, status in server.told.items() if status == 400}
+        # (what a limit drops as it is refused is no dead letter any more)
+        assert len(lost | (refused - self.buried)) <= dropped(found.ledger), "lost, or forgotten"
         lanes: defaultdict[int, list[int]] = defaultdict(list)
-        for name in dict.fromkeys(self.server.taken):
-            lanes[self.acked[name]].append(int(name[1:]))
+        for name in taken:
+            if name not in self.requeued:
+                lanes[self.asked[name].lane].append(self.asked[name].number)
         for numbers in lanes.values():
             assert numbers == sorted(numbers), "out of order"
+
+
+def dropped(ledger: Ledger) -> int:
+    return ledger.expired + ledger.discarded
 
 
 def name_in(content: bytes) -> str:
@@ -326,16 +550,18 @@ def name_in(content: bytes) -> str:
 def test_the_drain_keeps_the_promise_in_any_order_of_events() -> None:
     """Twenty thousand events: nothing lost, nothing out of order, nothing twice unmarked."""
     DrainMachine.steps = 0
-    run_state_machine_as_test(
-        DrainMachine,
-        settings=settings(
-            max_examples=RUNS,
-            stateful_step_count=STEPS,
-            deadline=None,
-            derandomize=True,
-            database=None,
-            suppress_health_check=list(HealthCheck),
-        ),
-    )
+    with capture_logs() as DrainMachine.logs:
+        run_state_machine_as_test(
+            DrainMachine,
+            settings=settings(
+                max_examples=RUNS,
+                stateful_step_count=STEPS,
+                deadline=None,
+                derandomize=True,
+                database=None,
+                phases=[Phase.generate, *([Phase.shrink] if SHRINKS else [])],
+                suppress_health_check=list(HealthCheck),
+            ),
+        )
     print(f"\n{DrainMachine.steps} events")  # noqa: T201 - the figure
-    assert DrainMachine.steps > 85 * RUNS
+    assert DrainMachine.steps >= 90 * RUNS
