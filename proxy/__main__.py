@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
-from proxy.cli.root import root
+import gc
+
+# Imports make many objects that stay, and looking through them for cycles again and again was a
+# twentieth of a start.
+gc.set_threshold(10_000, 20, 50)
+
+from proxy.cli.root import root  # noqa: E402 - only now
 
 
 def main() -> None:

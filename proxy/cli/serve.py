@@ -78,9 +78,8 @@ async def _serve(found: Settings, options: Options, signals: list[int], *, captu
     from proxy.shell.supervisor import inherited, supervisor
 
     # What is imported by now stays, and hits leave few cycles behind: looking through all of it
-    # every 700 new objects was a tenth of what a hit costs.
+    # was a tenth of what a hit costs.  (How seldom it is begun is said in `__main__`.)
     gc.freeze()
-    gc.set_threshold(10_000, 20, 50)
     loop = asyncio.get_running_loop()
     stop = asyncio.Event()
     reloads: asyncio.Queue[Config] = asyncio.Queue()
