@@ -62,8 +62,8 @@ async def _next_hits_us(path: Path, hits: int) -> float:
     return statistics.median(found)
 
 
-def first_ack_s(folder: Path) -> float:
-    """From starting the process to the first 200 for a hit."""
+def first_ack_s(folder: Path) -> tuple[float, float]:
+    """From starting the process to the first 200 for a hit, and the CPU seconds of it."""
     port = measure.free_port()
     request = b"GET /b/ss/opt/1/x/s1?a=b HTTP/1.1\r\nHost: localhost\r\n\r\n"
     began = time.perf_counter()
@@ -72,7 +72,7 @@ def first_ack_s(folder: Path) -> float:
             with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port)) as it:
                 it.sendall(request)
                 if it.recv(4096).startswith(b"HTTP/1.1 200"):
-                    return time.perf_counter() - began
+                    return time.perf_counter() - began, measure.cpu_s(child.pid)
             time.sleep(0.005)
     raise RuntimeError("it did not start")
 
@@ -85,9 +85,12 @@ def shape(name: str, hits: int, under: Path | None, rounds: int, seconds: float)
         os.sync()
         pages: dict[int, list[float]] = {SMALL: [], hits: []}
         acks: dict[int, list[float]] = {SMALL: [], hits: []}
+        cpu: dict[int, list[float]] = {SMALL: [], hits: []}
         for _ in range(rounds):
             for count, folder in folders.items():
-                acks[count].append(first_ack_s(folder))
+                ack_s, cpu_s = first_ack_s(folder)
+                acks[count].append(ack_s)
+                cpu[count].append(cpu_s)
                 found = asyncio.run(_next_hits_us(folder / "hits.db", count))
                 pages[count].append(found)
         rates: dict[int, list[float]] = {SMALL: [], hits: []}
@@ -114,7 +117,9 @@ def shape(name: str, hits: int, under: Path | None, rounds: int, seconds: float)
             spread(ratios(p99[hits], p99[SMALL])),
             f"{memory:.0f}",
             spread(acks[hits]),
+            spread(cpu[hits]),
             spread(acks[SMALL]),
+            spread(cpu[SMALL]),
         )
 
 
@@ -138,7 +143,9 @@ def main() -> None:
         "ack p99 ratio",
         "RSS MB",
         "first ack s",
-        "of the small file",
+        "CPU s until then",
+        "first ack of the small file",
+        "its CPU s",
     )
     for name in args.shapes:
         shape(name, args.hits, args.under, args.rounds, args.seconds)
