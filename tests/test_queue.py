@@ -397,6 +397,30 @@ async def test_a_full_disk_refuses_hits_and_takes_outcomes(queue: Queue) -> None
     assert_exact(queue)
 
 
+async def test_with_a_full_disk_nobody_waits_for_the_log_to_move(queue: Queue) -> None:
+    """Who was admitted is told first, and nobody else is while the reserve is spent on it."""
+    with raw(queue.path) as db:
+        # Who reads from before the last commit keeps the log from moving.
+        db.execute("BEGIN")
+        db.execute("SELECT count(*) FROM hits").fetchone()
+        await stored(queue)
+        async with full_file(queue):
+            first = asyncio.create_task(queue.add([new_hit(size=100_000)]))
+            for _ in range(3):  # it is in the commit, and another waits for the next one
+                await asyncio.sleep(0)
+            told = await asyncio.gather(
+                first, queue.add([new_hit(size=100_000)]), return_exceptions=True
+            )
+            assert queue._spending
+            assert all(isinstance(one, QueueUnavailable) for one in told)
+            assert queue.free_disk() < 0
+            with pytest.raises(QueueUnavailable, match="full"):
+                await queue.add([new_hit()])
+    await queue.set("the next", "commit")
+    assert queue.free_disk() > 0
+    assert await queue.add([new_hit()]) == [2]
+
+
 async def test_an_outcome_that_fails_keeps_no_hit_from_the_disk(queue: Queue) -> None:
     """A dead letter that cannot be written fails alone; who shares its commit does not."""
     refused, taken, held = await stored(queue, 3)

@@ -44,6 +44,7 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 AMBIGUOUS, REQUEUED = 1, 2
+FULL = "the disk is full"
 DAMAGED = "the queue file is damaged: restart, and what can be kept is salvaged"
 LOST = "the queue file was moved or deleted: put it back, or start again"
 
@@ -235,6 +236,7 @@ class Queue:
         self._overtaken: dict[int, str] = {}  # dropped just as they were sent: their count
         self._tallies: dict[str, int] = {}
         self._untold = False  # tallies the file does not know yet
+        self._spending = False  # the reserve, just now
         self._suspect = False  # the writing connection saw an error it may not have survived
         self._work = asyncio.Event()
         self._running = self._closing = self._over = self._closed = False
@@ -353,6 +355,8 @@ class Queue:
         """
         if self._closing or self._over:
             raise QueueUnavailable("the queue is closing")
+        if self._spending:
+            raise QueueUnavailable(FULL)
         size = _size(hits)
         reason = limits.reached(
             self._book.ledger,
@@ -604,7 +608,7 @@ class Queue:
         self._untold = False
         if adds and not self._reserve.taken:
             # Admitted while it was: what the reserve gave back is for the log alone.
-            self._fail_adds(adds, QueueUnavailable("the disk is full"))
+            self._fail_adds(adds, QueueUnavailable(FULL))
             adds = []
         if not (adds or changes or tallies):
             return
@@ -698,6 +702,10 @@ class Queue:
                 self._suspect = True
                 self.tally("disk_errors")
             if code == sqlite3.SQLITE_FULL:
+                # Nothing of them is stored, and nothing will be soon: they are told before the
+                # reserve is spent, which takes a while.
+                self._fail_adds(adds, error)
+                adds.clear()
                 await self._spend_reserve()
             return error
         self._adopt(book)
@@ -749,13 +757,20 @@ class Queue:
         """
         tries = 1
         if self._reserve.taken:
+            self._spending = True
             self._reserve.spend()
-            self._free = (-1.0, 0)
+            # Who was admitted while it was there, and waits, is told at once.
+            self._fail_adds(self._adds, QueueUnavailable(FULL))
+            self._adds = []
             tries = MOVES  # before others take what it gave back
-        for _ in range(tries):
-            if await self._checkpoint():
-                return
-            await asyncio.sleep(MOVE_AGAIN_S)
+        try:
+            for _ in range(tries):
+                if await self._checkpoint():
+                    return
+                await asyncio.sleep(MOVE_AGAIN_S)
+        finally:
+            if self._spending:
+                self._spending, self._free = False, (-1.0, 0)
 
     async def _checkpoint(self) -> bool:
         """Move what the log holds into the file, as far as nobody reads it; whether all went."""
@@ -981,6 +996,8 @@ class Queue:
 
         Less than nothing while the reserve is spent: then no limit allows another hit.
         """
+        if self._spending:
+            return -1  # and it is not taken back while the log moves
         now = asyncio.get_running_loop().time()
         if now - self._free[0] > 0.5:
             try:

@@ -13,7 +13,7 @@ import disks
 import pytest
 
 # The bars are 50 ms, 5 s and 10 s; the first is of a machine that is not shared.
-REFUSED_S, ALL_REFUSED_S = 0.05, 1.0
+REFUSED_S, ALL_REFUSED_S = 0.05, 0.25
 AGAIN_S = 5.0
 
 Full = Callable[[Path, int, int], Awaitable[disks.Outcome]]
