@@ -23,6 +23,7 @@ import damage  # noqa: E402 - found only now
 import deaths  # noqa: E402
 import disks  # noqa: E402
 import ends  # noqa: E402
+import hostile  # noqa: E402
 import power  # noqa: E402
 import soak  # noqa: E402
 
@@ -30,6 +31,7 @@ from proxy.points import Point  # noqa: E402
 
 BATCH = 25
 DAMAGED_BATCH = 200
+FUZZED_BATCH = 20_000
 
 Batch = Callable[[Path, int, int], Awaitable[ends.Outcome]]
 
@@ -199,6 +201,23 @@ async def powerless(seed: int, images: int) -> bool:
     return _all_well([(each.seed, each.wrong) for each in found])
 
 
+async def fuzzed(seed: int, requests: int) -> bool:
+    """So many mutilated requests, to a new daemon for each batch."""
+    found: list[hostile.Outcome] = []
+    while (left := requests - sum(each.requests for each in found)) > 0:
+        with tempfile.TemporaryDirectory() as folder:
+            own, count = seed + len(found), min(FUZZED_BATCH, left)
+            found.append(await hostile.fuzz(Path(folder), own, count))
+        say(found[-1])
+    say(
+        f"\n{sum(each.requests for each in found)} mutilated requests: "
+        f"{sum(each.stored for each in found)} answers 200, "
+        f"{sum(each.refused for each in found)} refusals; "
+        f"RSS at most {max(each.rss_mb for each in found):.0f} MB"
+    )
+    return _all_well([(each.seed, each.wrong) for each in found])
+
+
 def _all_well(found: list[tuple[int, list[str]]]) -> bool:
     failed = [seed for seed, wrong in found if wrong]
     say(f"FAILED with seeds {failed}" if failed else "all well")
@@ -213,7 +232,7 @@ async def soaked(seed: int, minutes: float) -> bool:
     return not found.wrong
 
 
-OTHERS = {"points": points, "power": powerless, "damage": damaged}
+OTHERS = {"points": points, "power": powerless, "damage": damaged, "fuzz": fuzzed}
 
 
 def main() -> None:

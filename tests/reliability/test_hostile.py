@@ -1,36 +1,24 @@
 """Clients that mean harm, or know no better: many, slow, endless, malformed.
 
 Runs against a process of its own, so that its memory, its log and its descriptors are its
-own.  The seed of a run is in its failure; the long run is the same with larger numbers.
+own.  The long run is the same with larger numbers; of mutilated requests it is
+`python -m bench.reliability fuzz --runs 1000000`.
 """
 
 from __future__ import annotations
 
 import asyncio
 import os
-import random
-import re
-import time
 from pathlib import Path
 
+import hostile
 import pytest
 from daemon import Launch, Process
+from hostile import LAST, SETTINGS, is_well, talk
 from raw import get
 
 SCALE = int(os.environ.get("TRACKOFFLINE_SCALE", "1"))
 SEED = int(os.environ.get("TRACKOFFLINE_SEED", "1"))
-MOST_MB = 200
-SETTINGS = {"suites.known.examplersid.timestamps": "optional", "log.level": "debug"}
-
-TARGET = b"/b/ss/examplersid/1/JS-2.27.0/s%013d?AQB=1&ndh=1&pageName=p&AQE=1"
-GOOD = get(TARGET, b"User-Agent: x")
-LAST = get(TARGET, b"User-Agent: x", b"Connection: close")
-
-
-def resident_mb(pid: int) -> float:
-    found = re.search(r"VmRSS:\s+(\d+)", Path(f"/proc/{pid}/status").read_text())
-    assert found is not None
-    return int(found[1]) / 1024
 
 
 @pytest.fixture
@@ -38,32 +26,6 @@ async def attacked(process: Launch) -> Process:
     daemon = process(None, SETTINGS)
     await daemon.start()
     return daemon
-
-
-async def talk(address: str, data: bytes, timeout_s: float = 5.0) -> bytes:
-    """Send, and read until the other side closes or says no more; empty when it says nothing."""
-    host, _, port = address.rpartition(":")
-    try:
-        async with asyncio.timeout(timeout_s):
-            reader, writer = await asyncio.open_connection(host, int(port))
-            try:
-                writer.write(data)
-                return await reader.read()
-            finally:
-                writer.transport.abort()
-    except (OSError, TimeoutError):
-        return b""
-
-
-async def is_well(process: Process) -> None:
-    """A good client is served within five seconds, and nothing of ours has fallen over."""
-    began = time.monotonic()
-    number = random.randrange(10**12)
-    while b" 200 " not in (await talk(process.beacons, LAST % number))[:20]:
-        assert time.monotonic() - began < 5, "a good client was not served"
-    assert (await process.status())["balanced"]
-    assert resident_mb(process.pid) < MOST_MB
-    assert "Traceback" not in process.log
 
 
 async def test_slow_clients_hold_nobody_up(attacked: Process) -> None:
@@ -106,50 +68,19 @@ async def test_endless_heads_and_bodies_are_cut_off(attacked: Process) -> None:
         + b"a" * 65_536
         + b"\r\n" * 30,
     ]
-    for _ in range(3 * SCALE):
+    for _ in range(SCALE):
         await asyncio.gather(*(talk(attacked.beacons, data) for data in endless))
     assert (await attacked.status())["accepted"] == 0
     await is_well(attacked)
 
 
-async def test_what_is_no_request_is_refused_and_counted(attacked: Process) -> None:
+async def test_what_is_no_request_is_refused_and_counted(tmp_path: Path) -> None:
     """Every mutilated request gets an answer or a close; what was stored or refused adds up."""
-    dice = random.Random(SEED)
-    tries = 1_500 * SCALE
-    stored = refused = 0
-    for start in range(0, tries, 50):
-        batch = [mutilated(dice, start + number) for number in range(50)]
-        answers = await asyncio.gather(*(talk(attacked.beacons, data) for data in batch))
-        for answer in answers:
-            codes = [int(code) for code in re.findall(rb"HTTP/1\.[01] (\d{3}) ", answer)]
-            stored += codes.count(200)
-            refused += sum(code >= 400 for code in codes)
-    status = await attacked.status()
+    found = await hostile.fuzz(tmp_path, SEED, 1_500)
 
-    assert stored > tries / 4
-    assert refused > tries / 10
-    assert status["accepted"] + status["repeated"] == stored, f"seed {SEED}"
-    assert status["refused"] >= refused, f"seed {SEED}"
-    await is_well(attacked)
-
-
-def mutilated(dice: random.Random, number: int) -> bytes:
-    """A good request with some of its bytes changed, doubled, dropped or moved, then the last."""
-    data = bytearray(GOOD % number)
-    for _ in range(dice.randrange(0, 6)):
-        at = dice.randrange(len(data))
-        match dice.randrange(4):
-            case 0:
-                data[at] = dice.randrange(256)
-            case 1:
-                del data[at : at + dice.randrange(1, 20)]
-            case 2:
-                data[at:at] = bytes(dice.choices(b"\r\n\0 :/?&=%ab\xff", k=dice.randrange(1, 9)))
-            case _:
-                data[at:at] = data[: dice.randrange(1, 60)]
-        data = data or bytearray(b"x")
-    # Whatever became of it, this ends the head at least, and the connection.
-    return bytes(data) + b"\r\n\r\n" + LAST % (10**9 + number)
+    assert not found.wrong, found
+    assert found.stored > found.requests / 4
+    assert found.refused > found.requests / 10
 
 
 async def test_more_than_can_be_stored_is_refused_and_counted_exactly(process: Launch) -> None:

@@ -13,6 +13,7 @@ import asyncio
 import os
 import random
 from collections.abc import Sequence
+from functools import cache
 
 import pytest
 import simulated
@@ -231,10 +232,15 @@ async def poisoned(kind: str) -> tuple[Hits, Road, dict[int, float]]:
     return hits, road, came
 
 
+@cache
+def unpoisoned() -> tuple[Hits, Road, dict[int, float]]:
+    return simulated.run(poisoned("clean"))
+
+
 @pytest.mark.parametrize("kind", ["400", "reset", "endless"])
 def test_poison_delays_its_own_visitor_a_little_and_nobody_else(kind: str) -> None:
     """At most `attempts` tries, then a dead letter with its reason; the others see nothing."""
-    clean, _, came_clean = simulated.run(poisoned("clean"))
+    clean, _, came_clean = unpoisoned()
     hits, road, came = simulated.run(poisoned(kind))
     tries = [sum(name in sent.target for _, sent in road.sent) for name in POISONED]
     lanes = {grave.hit.lane for grave in hits.dead}
