@@ -15,6 +15,7 @@ from test_cli import run, shell_for, shell_without
 from verbs import running
 
 from proxy import fake
+from proxy.cli import tell
 from proxy.cli.exits import Exit
 from proxy.cli.hits import since
 from proxy.fake import FakeCollector
@@ -40,6 +41,28 @@ async def test_the_newest_so_many_are_listed(served: Served, tmp_path: Path) -> 
     said = await shell("hits", "--limit", "2", "--json")
     assert [json.loads(line)["title"] for line in said.out.splitlines()] == ["p3", "p4"]
     assert (await shell("hits", "-n", "0")).out == ""
+
+
+async def test_the_columns_are_chosen(served: Served, tmp_path: Path) -> None:
+    """In the order that was asked for; what a hit does not have is a dash."""
+    await served.hits(range(2))
+    shell = shell_for(served, tmp_path)
+
+    said = await shell("hits", "--columns", "id,title,status, state")
+    assert [line.split() for line in said.out.splitlines()] == [
+        ["#1", "p0", "-", "waiting"],
+        ["#2", "p1", "-", "waiting"],
+    ]
+    for name in tell.COLUMNS + tell.MORE_COLUMNS:
+        assert (await shell("hits", "--columns", name)).out.strip(), name
+
+
+def test_a_column_that_is_none_is_said_with_those_there_are() -> None:
+    said = run("hits", "--columns", "id,sate")
+
+    assert said.code == Exit.USAGE
+    assert '"sate" is no column; there are received, kind, title' in said.err
+    assert 'Did you mean "state"?' in said.err
 
 
 async def test_a_filter_chooses(served: Served, tmp_path: Path) -> None:

@@ -6,11 +6,12 @@ Source: Mailpit and Snowplow Micro for a test that asks what was sent; `tail -f`
 
 from __future__ import annotations
 
+import difflib
 import json
 import re
 import sys
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import click
@@ -56,6 +57,21 @@ def _as_expected(_: click.Context, _param: click.Parameter, value: str | None) -
     return Expected(least, int(match[3]))
 
 
+def _as_columns(_: click.Context, _param: click.Parameter, value: str | None) -> list[str]:
+    from proxy.cli import tell  # noqa: PLC0415 - not needed for JSON
+
+    if value is None:
+        return list(tell.COLUMNS)
+    known = [*tell.COLUMNS, *tell.MORE_COLUMNS]
+    names = [name.strip() for name in value.split(",")]
+    for name in names:
+        if name not in known:
+            close = difflib.get_close_matches(name, known, n=1)
+            guess = f'. Did you mean "{close[0]}"?' if close else ""
+            raise click.BadParameter(f'"{name}" is no column; there are {", ".join(known)}{guess}')
+    return names
+
+
 @click.command(cls=Verb, epilog=filters.HELP)
 @click.argument("filter_", metavar="[FILTER]", nargs=-1)
 @click.option("--follow", "-f", is_flag=True, help="Go on with what comes in, until Ctrl-C.")
@@ -66,6 +82,12 @@ def _as_expected(_: click.Context, _param: click.Parameter, value: str | None) -
     default=20,
     show_default=True,
     help="The newest so many.",
+)
+@click.option(
+    "--columns",
+    metavar="NAME,..",
+    callback=_as_columns,
+    help="What to show, as received,title,state; a wrong name lists them all.",
 )
 @click.option(
     "--expect",
@@ -86,6 +108,7 @@ def hits(
     filter_: tuple[str, ...],
     follow: bool,
     limit: int,
+    columns: list[str],
     expect: Expected | None,
     timeout: float,
 ) -> None:
@@ -97,19 +120,19 @@ def hits(
     if expect is not None and follow:
         raise click.UsageError("--follow never ends, and --expect does: choose one")
     if expect is not None:
-        _say(options, _expected(ask.daemon(options), q, expect, timeout))
+        _say(options, _expected(ask.daemon(options), q, expect, timeout), columns)
         return
     if follow:
-        _follow(options, q, limit)
+        _follow(options, q, limit, columns)
         return
     with kept.source(options) as source:
         rows = kept.newest(source, q, limit)
-    _say(options, reversed(rows))
+    _say(options, reversed(rows), columns)
     if not rows:
         note(options, "No hit matches." if q else "No hits yet.")
 
 
-def _say(options: Options, rows: Iterable[Row]) -> None:
+def _say(options: Options, rows: Iterable[Row], columns: Sequence[str]) -> None:
     if options.json:
         for row in rows:
             click.echo(json.dumps(row))
@@ -117,13 +140,14 @@ def _say(options: Options, rows: Iterable[Row]) -> None:
     from proxy.cli import tell  # noqa: PLC0415 - not needed for JSON
 
     for row in rows:
-        click.echo(tell.row_line(row))
+        click.echo(tell.row_line(row, columns))
 
 
-def _follow(options: Options, q: str, limit: int) -> None:
+def _follow(options: Options, q: str, limit: int, columns: Sequence[str]) -> None:
     source = kept.Asked(ask.daemon(options))
     last = _last(source)
-    _say(options, reversed([row for row in kept.newest(source, q, limit) if row["id"] <= last]))
+    rows = [row for row in kept.newest(source, q, limit) if row["id"] <= last]
+    _say(options, reversed(rows), columns)
     note(options, "Following; Ctrl-C ends it.")
     is_there = True
     while True:
@@ -138,7 +162,7 @@ def _follow(options: Options, q: str, limit: int) -> None:
             is_there = False
         else:
             is_there = True
-            _say(options, reversed(rows))
+            _say(options, reversed(rows), columns)
 
 
 def since(source: kept.Source, q: str, last: int) -> tuple[list[Row], int]:

@@ -26,27 +26,46 @@ KINDS = {
 }
 # Shown in a way of their own; the fields as sent are in the groups all the same.
 APART = frozenset({"events", "ev", "products", "pl"})
+# What a list shows, in this order, and what else it can.
+COLUMNS = ("received", "kind", "title", "events", "suites", "visitor", "state", "findings", "id")
+MORE_COLUMNS = ("delivered", "status", "tries", "bytes")
 FOLDED = frozenset({"technical", "retired"})
 
 
-def row_line(row: Mapping[str, Any]) -> str:
+def row_line(row: Mapping[str, Any], columns: Sequence[str] = COLUMNS) -> str:
     """One hit of a list."""
-    at = datetime.fromtimestamp(row["received_ms"] / 1000).astimezone()
-    visitor = row["visitor"]
-    who = f"{visitor['kind']} {_tail(visitor['value'])}" if visitor else "nobody"
-    found = " ".join(dict.fromkeys(one["rule"] for one in row["findings"])) or "-"
-    cells = (
-        f"{at:%m-%d %H:%M:%S}",
-        f"{KINDS.get(row['kind'], row['kind']):<9}",
-        f"{short(row['title']):<24}",
-        short(",".join(row["events"])) or "-",
-        short(",".join(row["suites"])) or "-",
-        who,
-        row["state"] + (f": {short(row['reason'])}" if row["reason"] else ""),
-        found,
-        f"#{row['id']}",
-    )
-    return plain("  ".join(cells))
+    return plain("  ".join(_cell(row, column) for column in columns).rstrip())
+
+
+def _cell(row: Mapping[str, Any], column: str) -> str:
+    match column:
+        case "received":
+            return _moment(row["received_ms"])
+        case "delivered":
+            return _moment(row["delivered_ms"])
+        case "kind":
+            return f"{KINDS.get(row['kind'], row['kind']):<9}"
+        case "title":
+            return f"{short(row['title']):<24}"
+        case "visitor":
+            visitor = row["visitor"]
+            return f"{visitor['kind']} {_tail(visitor['value'])}" if visitor else "nobody"
+        case "state":
+            return str(row["state"]) + (f": {short(row['reason'])}" if row["reason"] else "")
+        case "findings":
+            return " ".join(dict.fromkeys(one["rule"] for one in row["findings"])) or "-"
+        case "id":
+            return f"#{row['id']}"
+        case "events" | "suites":
+            return short(",".join(row[column])) or "-"
+        case _:
+            return "-" if row[column] is None else str(row[column])
+
+
+def _moment(ms: float | None) -> str:
+    if ms is None:
+        return f"{'-':<14}"
+    return f"{datetime.fromtimestamp(ms / 1000).astimezone():%m-%d %H:%M:%S}"
 
 
 def detail_lines(found: Mapping[str, Any]) -> list[str]:
