@@ -26,6 +26,7 @@ PROJECT: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text())
 LOCKS = {
     "requirements.txt": PROJECT["project"]["dependencies"],
     ".ci/lowest.txt": PROJECT["project"]["dependencies"],
+    ".ci/exercise.txt": PROJECT["dependency-groups"]["exercise"],
     "requirements-build.txt": PROJECT["build-system"]["requires"],
     "requirements-test.txt": [
         *PROJECT["project"]["dependencies"],
