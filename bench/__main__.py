@@ -15,7 +15,7 @@ from bench import measure
 
 # So much of each that the medians hold on a quiet machine.
 SHORT: dict[str, tuple[str, ...]] = {
-    "intake": ("--rounds=5", "--seconds=3", "--naive"),
+    "intake": ("--rounds=5", "--seconds=3", "--naive", "--uvloop"),
     "drain": ("--rounds=2", "--seconds=3"),
     "disk": (),
     "slowdisk": ("--rounds=3", "--seconds=2"),

@@ -1,6 +1,6 @@
 """Durable intake against the same aiohttp application that stores nothing.
 
-    python -m bench.intake [--rounds 5] [--seconds 4] [--connections 64] [--naive]
+    python -m bench.intake [--rounds 5] [--seconds 4] [--connections 64] [--naive] [--uvloop]
 
 Three tables: at full load; at half of its own peak rate; one connection, one hit at a time
 (beside it, what an fsync costs on this disk).  `--under DIRECTORY` chooses the disk.
@@ -14,6 +14,7 @@ import statistics
 import time
 from contextlib import ExitStack
 from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 
 from bench import measure
@@ -38,6 +39,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=4.0)
     parser.add_argument("--connections", type=int, default=64)
     parser.add_argument("--naive", action="store_true", help="also the naive script")
+    parser.add_argument("--uvloop", action="store_true", help="also ours on uvloop, if it is there")
     parser.add_argument("--under", type=Path, help="a directory on the disk to be measured")
     parser.add_argument("--smoke", action="store_true")
     args = parser.parse_args()
@@ -57,6 +59,16 @@ def main() -> None:
         serve("stores nothing", "nothing")
         port = measure.free_port()
         servers["trackoffline"] = stack.enter_context(measure.daemon(port, folder)).pid, port
+        if args.uvloop and find_spec("uvloop") is None:
+            print("uvloop is not in this environment")
+        elif args.uvloop:
+            (folder / "uvloop").mkdir()
+            begin = folder / "uvloop" / "sitecustomize.py"
+            begin.write_text("import uvloop\n\nuvloop.install()\n", encoding="ascii")
+            env = {"PYTHONPATH": f"{begin.parent}:{measure.ROOT}"}
+            port = measure.free_port()
+            child = stack.enter_context(measure.daemon(port, begin.parent, env=env))
+            servers["trackoffline, uvloop"] = child.pid, port
         if args.naive:
             serve("naive", "naive", str(folder / "naive.db"))
         for _, port in servers.values():
