@@ -155,10 +155,10 @@ async def test_the_writer_syncs_every_commit(queue: Queue) -> None:
     """WAL with synchronous=FULL: NORMAL could lose the last commits with the power."""
 
     def pragmas(db: sqlite3.Connection) -> list[object]:
-        names = ("journal_mode", "synchronous", "auto_vacuum", "page_size")
+        names = ["journal_mode", "synchronous", "auto_vacuum", "page_size", "wal_autocheckpoint"]
         return [db.execute(f"PRAGMA {name}").fetchone()[0] for name in names]
 
-    assert await queue_module._run(queue._writer, pragmas) == ["wal", 2, 2, 4096]
+    assert await queue_module._run(queue._writer, pragmas) == ["wal", 2, 2, 4096, 512]
 
 
 async def test_add_returns_after_the_commit(queue: Queue) -> None:
