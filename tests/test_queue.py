@@ -549,6 +549,36 @@ async def test_a_row_that_is_taken_refuses_the_hit(queue: Queue) -> None:
     assert_exact(queue)
 
 
+async def test_a_fault_of_one_who_is_told_concerns_no_other(queue: Queue) -> None:
+    """Neither when hits are stored nor when they are not; each is told once."""
+    faults: list[str] = []
+    asyncio.get_running_loop().set_exception_handler(
+        lambda _, context: faults.append(str(context["exception"]))
+    )
+    said: list[object] = []
+
+    def broken(_: object) -> None:
+        said.append("broken")
+        raise RuntimeError("a bug of ours")
+
+    queue.put([new_hit()], broken)
+    queue.put([new_hit()], said.append)
+    await queue.add([new_hit()])
+    assert said == ["broken", [2]]
+    (pages,) = await queue._writer.execute_fetchall("PRAGMA page_count")
+    await queue._writer.execute_fetchall(f"PRAGMA max_page_count = {pages[0]}")
+    large = new_hit(size=100_000)
+    queue.put([large], broken)
+    queue.put([large], said.append)
+    with pytest.raises(QueueUnavailable):
+        await queue.add([large])
+    assert isinstance(said.pop(), QueueUnavailable)
+    assert said == ["broken", [2], "broken"]
+    assert faults == ["a bug of ours"] * 2
+    await queue._writer.execute_fetchall(f"PRAGMA max_page_count = {NO_BOUND}")
+    assert await queue.add([new_hit()]) == [4]
+
+
 async def test_a_writer_that_dies_leaves_nobody_waiting(tmp_path: Path) -> None:
     """A bug of ours ends `run` with its exception; who waits, and who comes later, is told."""
     queue = await Queue.open(tmp_path / "hits.db", ANY_SIZE, FakeClock())

@@ -202,6 +202,19 @@ class _Adding:
     hits: Sequence[NewHit]
     size: int
     tell: Told
+    is_told: bool = False
+
+    def say(self, said: list[int] | QueueError | None) -> None:
+        """Tell, once; a fault of who is told keeps it from no other, and ends no writer."""
+        if self.is_told:
+            return
+        self.is_told = True
+        try:
+            self.tell(said)
+        except Exception as error:  # noqa: BLE001 - it goes to the loop's handler
+            asyncio.get_running_loop().call_exception_handler(
+                {"message": "who asked for a hit to be stored failed", "exception": error}
+            )
 
 
 class Queue:
@@ -644,7 +657,7 @@ class Queue:
         except asyncio.CancelledError:
             # The transaction may yet end well in its thread: a no would be a lie as much as a yes.
             for add in adds:
-                add.tell(None)
+                add.say(None)
             for change in changes:
                 change.done.cancel()
             raise
@@ -797,7 +810,7 @@ class Queue:
     def _fail_adds(self, adds: list[_Adding], error: BaseException) -> None:
         self._made_room(adds)
         for add in adds:
-            add.tell(_not_stored(error))
+            add.say(_not_stored(error))
 
     def _transaction(
         self,
@@ -1374,12 +1387,7 @@ def _tell(asked: Sequence[_Asked[Any]], results: Sequence[Any]) -> None:
 
 def _tell_ids(adds: Sequence[_Adding], ids: Sequence[list[int]]) -> None:
     for add, its in zip(adds, ids, strict=True):
-        try:
-            add.tell(its)
-        except Exception as error:  # noqa: BLE001 - a fault of one must not keep it from the others
-            asyncio.get_running_loop().call_exception_handler(
-                {"message": "who asked for a hit to be stored failed", "exception": error}
-            )
+        add.say(its)
 
 
 def _fail(asked: Sequence[_Asked[Any]], error: BaseException) -> None:
