@@ -20,6 +20,7 @@ from raw import Got, ask, connected, get, post, until
 
 from proxy.core import answer, wire
 from proxy.core.analytics import Analytics
+from proxy.core.edge import Edge
 from proxy.core.hit import Received, Reply, ReportSuite, Request, Suites, Timestamps
 from proxy.core.limits import Limits
 from proxy.roads import Roads
@@ -99,6 +100,7 @@ class Listen(Protocol):
         roads: Roads = ...,
         received: Callable[[], Received] | None = ...,
         most_connections: int = ...,
+        edge: bool = ...,
     ) -> Port: ...
 
 
@@ -131,11 +133,12 @@ async def listen(open_queue: OpenQueue) -> AsyncIterator[Listen]:
             roads: Roads = NOWHERE,
             received: Callable[[], Received] | None = None,
             most_connections: int = 100,
+            edge: bool = False,
         ) -> Port:
             store = queue or await open_queue()
             intake = Intake(
                 store,
-                [Analytics(suites)],
+                [*([Edge()] if edge else []), Analytics(suites)],
                 received or (lambda: Received(store.boots.current, store.clock.ms())),
                 roads,
                 most_connections,
@@ -910,6 +913,23 @@ async def test_a_client_that_leaves_within_its_body_is_counted(
     assert caplog.text == ""
 
 
+async def test_a_client_that_left_before_its_body_is_asked_for_is_counted(
+    port: Port, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As one that leaves within it, however the library words it."""
+    async with connected(port.address) as raw:
+        raw.say(get(HIT, b"Content-Length: 9", method=b"POST") + b"a=b")
+        await until(lambda: port.taken_up == 1)
+        (connection,) = port.connections
+        request = connection._current_request
+        assert request is not None
+        raw.hang_up()
+        await until(lambda: port.refused == {"incomplete": 1})
+    assert isinstance(await port.intake.whole(request, LOCAL), answer.Answer)
+    assert port.refused == {"incomplete": 2}
+    assert (port.stored, caplog.text) == (0, "")
+
+
 async def test_a_client_that_hangs_up_does_not_undo_its_hit(port: Port) -> None:
     """The commit under way goes on; the client sends again, and that is a copy."""
     with busy_disk(port.queue):
@@ -1020,6 +1040,61 @@ async def test_a_bug_of_ours_is_no_200(listen: Listen) -> None:
     port = await listen(received=bug)
     got = await ask(port.address, get(HIT))
     assert (got.status, got[b"retry-after"]) == (503, b"30")
+
+
+class Slow(Roads):
+    """A collection server that says nothing before it is told to, and then what makes no sense."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.speaks = asyncio.Event()
+
+    async def ask(self, protocol: str, request: Request, within_s: float) -> Reply | None:  # noqa: ARG002
+        return await self.reply(protocol, 0)
+
+    def goes_soon(self, protocol: str, lane: int) -> bool:  # noqa: ARG002
+        return True
+
+    async def reply(self, protocol: str, hit: int) -> Reply | None:  # noqa: ARG002
+        await self.speaks.wait()
+        raise RuntimeError("a bug of ours")
+
+
+async def test_a_bug_on_the_way_of_a_reply_does_not_undo_a_stored_hit(
+    listen: Listen, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The client gets the answer to a stored event, and the log has the fault."""
+    adobe = Slow()
+    adobe.speaks.set()
+    port = await listen(roads=adobe, edge=True)
+    event = b'{"events":[{"xdm":{"identityMap":{"ECID":[{"id":"7"}]}}}]}'
+    got = await ask(port.address, post(b"/ee/v1/interact?configId=abc", event))
+    assert (got.status, port.stored) == (200, 1)
+    async with connected(port.address) as raw:
+        assert (await raw.ask(get(b"/id?mid=7"))).body == b"{}"
+        assert (await raw.ask(get(HIT))).status == 200
+    assert caplog.text.count("RuntimeError: a bug of ours") == 2
+
+
+async def test_who_leaves_just_as_a_server_is_asked_leaves_nothing_behind(listen: Listen) -> None:
+    """No task waits for what can no longer come."""
+    adobe = Slow()
+    port = await listen(roads=adobe)
+    async with connected(port.address) as raw:
+        with busy_disk(port.queue):
+            raw.say(get(HIT) + get(b"/id?mid=7"))
+            await until(lambda: port.taken_up == 1)
+            (connection,) = port.connections
+            task = connection._task_handler
+            assert connection.transport is not None
+            assert task is not None
+            # It breaks as the first answer is written: the next request is taken up before the
+            # connection hears of it.
+            connection.transport.abort()
+            connection._tell(answer.unstored(1))
+            assert port.taken_up == 2
+        adobe.speaks.set()
+        await until(task.done)
 
 
 # -- copies --------------------------------------------------------------------------------

@@ -227,7 +227,15 @@ class Intake:
 
         self.begin(request, peer, tell)
         said = await given
-        return await said.answer if isinstance(said, Coming) else said
+        return await self.waited(said) if isinstance(said, Coming) else said
+
+    async def waited(self, coming: Coming) -> Answer:
+        """What a collection server says; a bug of ours on that way does not undo a stored hit."""
+        try:
+            return await coming.answer
+        except Exception as error:  # noqa: BLE001 - its traceback is logged
+            self.failed(error)
+            return coming.otherwise
 
     def begin(self, request: Request, peer: str, tell: Tell) -> None:
         """Have a request judged that is whole and for us, and its hit stored; `tell` the answer."""
@@ -301,15 +309,16 @@ class Intake:
 
     def _put(self, take: Take, protocol: protocols.Protocol, tell: Tell) -> None:
         reached(Point.ACCEPT_BEFORE)
-        # Asked before it is stored: then it is not yet one of those that it would wait for.
-        waits = take.relay is not None and self._roads.goes_soon(protocol.name, take.rows[0].lane)
-        stored = partial(self._stored, take, protocol, tell, waits)
         try:
+            # Asked before it is stored: then it is not yet one of those that it would wait for.
+            waits = take.relay is not None and self._roads.goes_soon(
+                protocol.name, take.rows[0].lane
+            )
             at = self._now()
             hits = [NewHit(row.lane, at, take.content, row.suites) for row in take.rows]
-            self._store.put(hits, stored)
+            self._store.put(hits, partial(self._stored, take, protocol, tell, waits))
         except Exception as error:  # noqa: BLE001 - its traceback is logged
-            stored(error)
+            self._stored(take, protocol, tell, False, error)
 
     def _stored(
         self,
@@ -366,7 +375,10 @@ class Intake:
             return self._refuse(*too_large)
         except web.RequestPayloadError:
             return self._refuse(400, "the body is not framed as HTTP wants it", "malformed")
-        except ConnectionError:
+        except (ConnectionError, RuntimeError):
+            # To who asks for a body of a client that is gone already, the library says the latter.
+            if message.transport is not None:
+                raise
             # Nobody is there to read this, but it was no hit, and somebody may look for it.
             return self._refuse(400, "the client went away within the body", "incomplete")
         return body
@@ -497,11 +509,9 @@ class _Connection(web.RequestHandler):
         """
         while (coming := await self._handed_over) is not None:
             self._handed_over = self._loop.create_future()
-            try:
-                given = await coming.answer
-            except Exception as error:  # noqa: BLE001 - its traceback is logged
-                given = self._intake.failed(error)
-            self._tell(given)
+            self._tell(await self._intake.waited(coming))
+            if self._manager is None:
+                return  # the client left, and nothing is handed over any more
         if self._manager is not None:
             await super().start()
 
@@ -515,16 +525,18 @@ class _Connection(web.RequestHandler):
         if self._is_going:
             return  # an answer was there at once: the loop below goes on
         self._is_going = True
-        while self._messages and not (
-            self._asked or self._paused or self._close or self._force_close
-        ):
-            message = self._short()
-            if message is None:
-                if not self._handed_over.done():
-                    self._handed_over.set_result(None)
-                break
-            self._ask(message)
-        self._is_going = False
+        try:
+            while self._messages and not (
+                self._asked or self._paused or self._close or self._force_close
+            ):
+                message = self._short()
+                if message is None:
+                    if not self._handed_over.done():
+                        self._handed_over.set_result(None)
+                    break
+                self._ask(message)
+        finally:
+            self._is_going = False
 
     def _short(self) -> RawRequestMessage | None:
         """The next request, taken, if it is one for the short road; else it stays."""
