@@ -461,6 +461,7 @@ class _Connection(web.RequestHandler):
         "_lost",
         "_most_unread",
         "_peer",
+        "_reads",
         "_unread",
         "_where",
     )
@@ -481,6 +482,8 @@ class _Connection(web.RequestHandler):
         self._most_unread = where.max_request + FRAMING
         self._peer = ""
         self._lost = asyncio.Event()
+        # Until the client reads its answers again, or nobody waits for that any more.
+        self._reads: asyncio.Future[None] | None = None
         # The request of the short road that is being answered.
         self._asked: RawRequestMessage | None = None
         self._is_going = False
@@ -498,6 +501,7 @@ class _Connection(web.RequestHandler):
 
     def connection_lost(self, exc: BaseException | None) -> None:
         self._lost.set()
+        self._wait_no_more()
         self._answered()
         super().connection_lost(exc)
 
@@ -606,12 +610,18 @@ class _Connection(web.RequestHandler):
     def resume_writing(self) -> None:
         """The client reads its answers again; while it did not, nothing more was asked for it."""
         super().resume_writing()
+        self._wait_no_more()
         if not self._handed_over.done():
             self._go_on()
+
+    def _wait_no_more(self) -> None:
+        if self._reads is not None and not self._reads.done():
+            self._reads.set_result(None)
 
     def close(self) -> None:
         """Ask nothing more."""
         super().close()
+        self._wait_no_more()
         self._handed_over.cancel()
 
     def force_close(self) -> None:
@@ -708,7 +718,19 @@ class _Connection(web.RequestHandler):
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(self._where.linger_s):
                     await self._lost.wait()
+        elif self._paused and not self._close:
+            await self._until_read()
         return sent
+
+    async def _until_read(self) -> None:
+        """As on the short road: who reads no answers is asked for no more, and let go in time."""
+        self._reads = self._loop.create_future()
+        try:
+            async with asyncio.timeout(self._keepalive_timeout):
+                await self._reads
+        except TimeoutError:
+            if self.transport is not None:
+                self.transport.abort()
 
     def handle_error(
         self,
