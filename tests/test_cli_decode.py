@@ -71,6 +71,7 @@ def test_lines_of_a_log_an_export_and_a_body_are_read_from_a_pipe() -> None:
     lines = [
         '10.0.0.7 - - [02/Feb/2026] "GET /b/ss/rs1/1/X/s1?pageName=log HTTP/1.1" 200 43',
         row,
+        '{"status":200,"url":"http://localhost/b/ss/rs1/1/X/s1?pageName=json"}',
         "AQB=1&pageName=body&AQE=1",
         "",
         "/b/ss/rs1/1?pageName=path#fragment",
@@ -79,7 +80,7 @@ def test_lines_of_a_log_an_export_and_a_body_are_read_from_a_pipe() -> None:
 
     assert said.code == 0
     titles = [json.loads(line)["title"] for line in said.out.splitlines()]
-    assert titles == ["log", "p7", "body", "path"]
+    assert titles == ["log", "p7", "json", "body", "path"]
 
 
 def test_a_query_alone_is_not_blamed_for_its_path() -> None:

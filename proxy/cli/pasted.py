@@ -82,7 +82,10 @@ def _lacks_body(request: Request) -> bool:
 def _request(text: bytes, body: bytes, target: bytes | None) -> Request | None:
     """The hit in the text, if there is one; `target` is of the line before it."""
     if text.startswith(b"{"):
-        return _of_json(text, target)
+        found = _of_json(text, target)
+        beacon = None if found else BEACON.search(text)
+        # Some access logs are JSON themselves.
+        return Request("GET", beacon[0]) if beacon else found
     if COMMAND.match(text):
         return _of_command(text)
     beacon = BEACON.search(text)
