@@ -163,7 +163,6 @@ class Drain:
         self._feed.arrivals = self._arrivals
         self._gone = (0, frozenset[int]())
         self._gone_at = -inf
-        self._seen = hits.last_id
         self._flying: dict[int, float] = {}  # when the sends in flight began, by hit
         self._sends: set[asyncio.Task[None]] = set()
         self._probes: set[asyncio.Task[None]] = set()
@@ -356,9 +355,8 @@ class Drain:
         now = asyncio.get_running_loop().time()
         if self._waits(now):
             self._moved_at = now
-        if self._hits.last_id != self._seen:
-            self._seen = self._hits.last_id
-            self.link.woken(now)
+        if any(self.protocol.takes(lane) for _, lane in self._arrivals):
+            self.link.woken(now)  # what comes for another road says nothing of this one
         while self._arrivals:
             self._arrived(*self._arrivals.popleft())
         if self._hits.gone != self._gone and now >= self._gone_at + AGAIN_S:

@@ -147,6 +147,34 @@ def test_whatever_the_weather_each_road_delivers_its_own_once_and_in_order(seed:
     assert all(request.method == "POST" for _, request in days.roads[1].sent)
 
 
+def test_hits_of_one_road_bring_no_probe_of_the_other_forward() -> None:
+    """A busy site must not ask a dead server of the other kind once a second."""
+
+    async def scenario() -> list[float]:
+        hits = Hits()
+        dead = Road(lambda _: REFUSED, lambda: REFUSED)
+        policy = Policy(first_s=1, most_s=15)
+        drains = [
+            Drain(hits, Road(), Analytics(SUITES, b"adobe"), policy, lambda: 0.5),
+            Drain(hits, dead, Edge(), policy, lambda: 0.5, hits.feed()),
+        ]
+        running = [asyncio.create_task(drain.run()) for drain in drains]
+        hits.add(-1, event(0))
+        for number in range(1_000):
+            hits.add(1, beacon(number))
+            await asyncio.sleep(0.1)
+        before = len(dead.probed)
+        hits.add(-1, event(1))
+        await comes(lambda: len(dead.probed) > before)
+        assert now() < 101.5, "its own one does"
+        for drain in drains:
+            drain.stop()
+        await asyncio.gather(*running)
+        return dead.probed
+
+    assert len(run(scenario())) < 25
+
+
 def test_a_dead_road_costs_the_other_no_time() -> None:
     """A thousand hits behind it, and everything sent there hangs."""
 
