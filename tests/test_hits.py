@@ -21,6 +21,7 @@ from proxy.core.hit import Suites
 from proxy.core.ration import BURST_S, OVERDRAFT_S
 from proxy.errors import QueueUnavailable
 from proxy.fake import FakeCollector
+from proxy.incoming import Incoming
 from proxy.reading import Reading
 from proxy.shell.admin import Admin
 from proxy.shell.hits import Hits
@@ -452,6 +453,24 @@ async def test_a_reset_leaves_nothing_and_the_account_balances(served: Served) -
     status = await served.status()
     assert (status["waiting"], status["discarded"], status["balanced"]) == (0, 7, True)
     assert (await served.ask("/api/v1/hits")).json()["hits"] == []
+
+
+async def test_a_reset_ends_while_hits_come_and_takes_none_of_those(queue: Queue) -> None:
+    """They are the first of the test that is about to begin."""
+    incoming = Incoming(queue, lambda: Suites({}), list, is_capture=True)
+    await queue.add([new_hit(number) for number in range(1_200)])
+
+    async def go_on() -> None:
+        while True:
+            await queue.add([new_hit(0)])
+
+    coming = asyncio.create_task(go_on())
+    async with asyncio.timeout(20):
+        assert await incoming.reset() == 1_200
+    coming.cancel()
+    assert queue.ledger.discarded == 1_200
+    assert queue.ledger.waiting > 0
+    assert queue.ledger.balanced
 
 
 async def test_there_is_no_reset_where_hits_are_sent(serve: Serve, adobe: FakeCollector) -> None:

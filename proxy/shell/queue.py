@@ -529,9 +529,9 @@ class Queue:
         discarded: int = await self._change(partial(_discard, list(ids)))
         return discarded
 
-    async def give_up(self) -> int:
+    async def give_up(self, most: int) -> int:
         """A person gives some of what there is up, oldest first; how many, 0 when all is gone."""
-        given_up: int = await self._change(self._give_some_up)
+        given_up: int = await self._change(partial(self._give_some_up, min(most, PURGE_HITS)))
         return given_up
 
     async def setting(self, name: str) -> str | None:
@@ -937,12 +937,12 @@ class Queue:
             lambda n, _, received: n < PURGE_HITS and book.boots.age_ms(received, now_ms) > most_ms,
         )
 
-    def _give_some_up(self, db: sqlite3.Connection, book: _Book, _lean: bool) -> int:
-        """As many as a purge takes at a time, so that no hit waits for it for long."""
-        taken = self._take_oldest(db, book, "discarded", lambda n, *_: n < PURGE_HITS)
+    def _give_some_up(self, most: int, db: sqlite3.Connection, book: _Book, _lean: bool) -> int:
+        """No more than a purge takes at a time, so that no hit waits for it for long."""
+        taken = self._take_oldest(db, book, "discarded", lambda n, *_: n < most)
         if taken:
             return taken
-        dead = db.execute("SELECT id FROM dead LIMIT ?", (PURGE_HITS,)).fetchall()
+        dead = db.execute("SELECT id FROM dead LIMIT ?", (most,)).fetchall()
         return _discard([id_ for (id_,) in dead], db, book, _lean) if dead else 0
 
     def _take_oldest(
