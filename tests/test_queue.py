@@ -903,6 +903,21 @@ async def test_max_age_expires_what_is_not_in_flight(open_queue: OpenQueue) -> N
     assert (queue.ledger.delivered, queue.ledger.waiting) == (1, 1)
 
 
+async def test_tidying_takes_so_long_and_goes_on_the_next_time(
+    open_queue: OpenQueue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Or a watchdog would end a daemon whose slow disk has a million hits to expire."""
+    monkeypatch.setattr("proxy.shell.queue.TIDY_FOR_S", 0.0)
+    clock = FakeClock()
+    queue = await open_queue(Limits(max_age_s=60, min_free_disk=0), clock)
+    await stored(queue, 2 * queue_module.PURGE_HITS, at_ms=clock.ms())
+    clock.passes(61)
+
+    for parts in (1, 2, 2):
+        await queue.tidy()
+        assert queue.ledger.expired == parts * queue_module.PURGE_HITS
+
+
 async def test_many_expire_in_one_tidy(open_queue: OpenQueue) -> None:
     """However many are too old, one call sees to all of them, in small transactions."""
     clock = FakeClock()

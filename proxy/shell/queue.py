@@ -69,6 +69,8 @@ FIRST_PRAGMAS = (
 PAGE_HITS = 1_000
 PURGE_HITS = 500
 MOST_DELIVERED = 100_000
+# So long tidying takes at a time; a million hits that expire at once take minutes on a slow disk.
+TIDY_FOR_S = 5.0
 # So much of dead letters is looked at in one step, which every hit that comes waits for.
 LETTERS_BYTES = 512 * 1024
 # A start reads the newest hits before it is ready: so many bytes of them at most.
@@ -563,19 +565,26 @@ class Queue:
     async def tidy(self) -> None:
         """Expire, purge what was kept for people, note a stepped clock; call now and then.
 
-        What the disk refuses now (`last_error` says why) is done the next time.
+        What the disk refuses now (`last_error` says why), and what takes too long, is done the
+        next time: whoever calls has signs of life to give.
         """
+        until = asyncio.get_running_loop().time() + TIDY_FOR_S
         with contextlib.suppress(QueueUnavailable):
             await self.note_clock()
-            while self.limits.max_age_s and await self._change(self._expire):
-                pass
-            while await self._change(self._purge):
-                pass
-            shrunk = 0
-            while pages := await self._change(_shrink):
-                shrunk += pages
-            if shrunk:
+            if self.limits.max_age_s:
+                await self._in_parts(self._expire, until)
+            await self._in_parts(self._purge, until)
+            if await self._in_parts(_shrink, until):
                 await self._checkpoint()
+
+    async def _in_parts(self, part: Change, until: float) -> int:
+        """One transaction after the other until one finds nothing, or time is up; how much."""
+        done = 0
+        while count := await self._change(part):
+            done += count
+            if asyncio.get_running_loop().time() >= until:
+                break
+        return done
 
     async def note_clock(self) -> None:
         """Take over a wall clock that was set, so that nothing is stamped by the old one."""
