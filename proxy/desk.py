@@ -180,6 +180,7 @@ class Desk:
         try:
             async with asyncio.timeout(ALIVE_S):
                 await self.queue.setting(OFFLINE)
+                await self.queue.answers()
         except (TimeoutError, QueueError):
             return False
         return self.stuck_s() < max(STUCK_S, 2 * self.timeout_s)

@@ -240,6 +240,30 @@ async def test_a_stuck_writer_gives_no_sign_of_life(open_queue: OpenQueue, ear: 
         await asyncio.gather(keeping, return_exceptions=True)
 
 
+async def test_a_daemon_whose_writer_is_stuck_is_not_healthy(
+    open_queue: OpenQueue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also for those who ask by HTTP; that the file can be read is no proof."""
+    monkeypatch.setattr("proxy.desk.ALIVE_S", 0.1)
+    queue = await open_queue()
+    stuck, go = threading.Event(), threading.Event()
+
+    def hang(*_: object) -> None:
+        stuck.set()
+        go.wait()
+
+    desk = Desk(queue, None, None, 0.0, lambda: 0.0)
+    assert await desk.is_alive()
+    hanging = asyncio.create_task(queue._change(hang))
+    await asyncio.to_thread(stuck.wait)
+    try:
+        assert not await desk.is_alive()
+    finally:
+        go.set()
+        await hanging
+    assert await desk.is_alive()
+
+
 def test_a_watchdog_of_another_process_is_not_ours() -> None:
     """A wrapper may leave its own variables behind."""
     given = {"NOTIFY_SOCKET": "/run/notify", "WATCHDOG_USEC": "2000000", "WATCHDOG_PID": "5"}

@@ -1031,6 +1031,13 @@ class Queue:
             self._free = (now, free if self._reserve.take() else -1)
         return self._free[1]
 
+    async def answers(self) -> None:
+        """Once the writer has time for it; nothing is written."""
+        if self._closed:
+            raise QueueUnavailable("the queue is closed")
+        with contextlib.suppress(ValueError):  # it is being opened anew, so it does something
+            await _run(self._writer, bool)
+
     async def _read(
         self, do: Callable[Concatenate[sqlite3.Connection, P], T], *args: P.args, **kwargs: P.kwargs
     ) -> T:
