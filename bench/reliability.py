@@ -212,7 +212,8 @@ async def fuzzed(seed: int, requests: int) -> bool:
     say(
         f"\n{sum(each.requests for each in found)} mutilated requests: "
         f"{sum(each.stored for each in found)} answers 200, "
-        f"{sum(each.refused for each in found)} refusals; "
+        f"{sum(each.refused for each in found)} refusals, "
+        f"{sum(each.unanswered for each in found)} without an answer; "
         f"RSS at most {max(each.rss_mb for each in found):.0f} MB"
     )
     return _all_well([(each.seed, each.wrong) for each in found])
