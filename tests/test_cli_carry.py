@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import csv
 import json
 from pathlib import Path
@@ -12,7 +13,7 @@ from daemon import Serve, Served, hit
 from test_cli import Shell, run, shell_for, shell_without
 from test_edge import cookie, entries
 
-from proxy.cli import files_of_hits
+from proxy.cli import ask, files_of_hits
 from proxy.cli.exits import Exit
 from proxy.core.hit import Request
 from proxy.core.render import iso, request_json
@@ -308,3 +309,28 @@ async def test_nothing_is_imported_without_a_daemon(tmp_path: Path) -> None:
 
 def test_an_unknown_format_is_bad_usage() -> None:
     assert run("export", "--format", "xml").code == Exit.USAGE
+
+
+async def test_an_export_that_finds_nothing_for_long_does_not_break_off(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A filter that means few of many hits: the daemon looks, and has nothing to say meanwhile."""
+    told = asyncio.Event()
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhead\n\r\n")
+        await told.wait()
+        writer.write(b"4\r\nhit\n\r\n0\r\n\r\n")
+        await writer.drain()
+        writer.close()
+
+    monkeypatch.setattr(ask, "TIMEOUT_S", 0.05)
+    async with await asyncio.start_server(answer, "127.0.0.1", 0) as server:
+        host, port = server.sockets[0].getsockname()
+        daemon = ask.Daemon(f"http://{host}:{port}")
+        asyncio.get_running_loop().call_later(0.2, told.set)
+
+        chunks = await asyncio.to_thread(list, daemon.chunks("/api/v1/hits.csv"))
+
+    assert b"".join(chunks) == b"head\nhit\n"

@@ -23,6 +23,8 @@ from proxy.cli.options import Options
 from proxy.errors import ConfigError
 
 TIMEOUT_S = 10.0
+# Where hits may have to be looked for: a filter that means few of many says nothing for long.
+SEARCH_S = 600.0
 CHUNK = 64 * 1024
 TOKEN = "TRACKOFFLINE_TOKEN"  # noqa: S105 - the name of a variable
 
@@ -53,9 +55,11 @@ class Daemon:
         with self._asked("GET", _with(path, query)) as answer:
             return self._object(answer)
 
-    def post(self, path: str, body: Mapping[str, object] | None = None) -> dict[str, Any]:
+    def post(
+        self, path: str, body: Mapping[str, object] | None = None, *, within_s: float = TIMEOUT_S
+    ) -> dict[str, Any]:
         data = None if body is None else json.dumps(body).encode()
-        with self._asked("POST", path, data) as answer:
+        with self._asked("POST", path, data, within_s=within_s) as answer:
             return self._object(answer)
 
     def give(self, path: str, lines: Iterable[bytes]) -> dict[str, Any]:
@@ -70,13 +74,13 @@ class Daemon:
 
     def chunks(self, path: str, /, **query: object) -> Iterator[bytes]:
         """A streamed answer, some of it at a time; `Stop` when it breaks off."""
-        with self._asked("GET", _with(path, query)) as answer:
+        with self._asked("GET", _with(path, query), within_s=SEARCH_S) as answer:
             while chunk := answer.read1(CHUNK):
                 yield chunk
 
     def lines(self, path: str) -> Iterator[bytes]:
         """A streamed answer, line by line; `Stop` when it breaks off."""
-        with self._asked("GET", path) as answer:
+        with self._asked("GET", path, within_s=SEARCH_S) as answer:
             yield from answer
 
     def _object(self, answer: http.client.HTTPResponse) -> dict[str, Any]:
@@ -90,7 +94,12 @@ class Daemon:
 
     @contextlib.contextmanager
     def _asked(
-        self, method: str, path: str, data: bytes | None = None, kind: str = "application/json"
+        self,
+        method: str,
+        path: str,
+        data: bytes | None = None,
+        kind: str = "application/json",
+        within_s: float = TIMEOUT_S,
     ) -> Iterator[http.client.HTTPResponse]:
         headers = {"Accept": "application/json"}
         if data is not None:
@@ -99,6 +108,8 @@ class Daemon:
             headers["Authorization"] = f"Bearer {self.token}"
         connection, prefix = self._connection()
         try:
+            connection.connect()
+            connection.sock.settimeout(within_s)
             connection.request(method, prefix + path, data, headers)
             answer = connection.getresponse()
             if answer.status >= 300:

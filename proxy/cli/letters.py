@@ -85,7 +85,7 @@ def requeue(options: Options, ids: tuple[int, ...], all_: bool, filter_: str | N
     They keep their own time, whatever came after them.
     """
     chosen = _chosen(ids, all_, filter_)
-    found = ask.daemon(options).post("/api/v1/hits/requeue", chosen)
+    found = ask.daemon(options).post("/api/v1/hits/requeue", chosen, within_s=ask.SEARCH_S)
     _done(options, found, "requeued", ids)
 
 
@@ -112,7 +112,8 @@ def discard(
             raise Stop(Exit.FAULT, "Another number: nothing was discarded.")
     if not ids:
         chosen["expect_count"] = count
-    _done(options, daemon.post("/api/v1/hits/discard", chosen), "discarded", ids)
+    found = daemon.post("/api/v1/hits/discard", chosen, within_s=ask.SEARCH_S)
+    _done(options, found, "discarded", ids)
 
 
 def _chosen(ids: tuple[int, ...], all_: bool, filter_: str | None) -> dict[str, Any]:
