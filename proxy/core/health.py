@@ -120,7 +120,7 @@ def _held(status: Mapping[str, Any]) -> Iterator[Check]:
             "held",
             WARN,
             f"{held['hits']:,} hits of {suites} are held: {held['reason']}",
-            f"say the mode: [suites.known.{suites.partition(',')[0]}] timestamps",
+            "write it into the configuration, and reload; the overview has the lines",
         )
 
 

@@ -125,6 +125,15 @@ export class Health {
       put(
         this.rules,
         h(
+          "p",
+          { class: "muted" },
+          "What you know of is silenced in the configuration: ",
+          h("code", {}, 'silence = ["N1"]'),
+          " for a suite, in ",
+          h("code", {}, "[suites.known.…]"),
+          "; a reload is enough.",
+        ),
+        h(
           "table",
           { class: "rules" },
           h(
