@@ -58,7 +58,7 @@ def drained(
             first = until(own + 1, hits // 5)
             cpu, began = measure.cpu_s(child.pid), time.perf_counter()
             last = until(own + 1, hits * 19 // 20)
-            count = last - first
+            count = max(last - first, 1)  # a smoke may be too short for more
             seconds = time.perf_counter() - began
             return count / seconds, (measure.cpu_s(child.pid) - cpu) / count * 1e6
 

@@ -261,7 +261,7 @@ def main() -> None:
     args = parser.parse_args()
     peers = [peer for peer in PEERS if not args.peers or peer.name in args.peers]
     if args.smoke:
-        args.rounds, args.seconds, args.connections, peers = 1, 0.2, 8, peers[:2]
+        args.rounds, args.seconds, args.connections, peers = 1, 0.2, 8, peers[:1]
     for peer in peers:
         if peer.missing():
             print(f"{peer.name} is not on this machine: no {peer.program}")
