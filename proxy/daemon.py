@@ -95,7 +95,7 @@ async def run(
     """
     loop = asyncio.get_running_loop()
     queue = await Queue.open(
-        queue_file, limits(settings), clock or SystemClock(), most_in_flight(settings)
+        queue_file, limits(settings), clock or SystemClock(), 2 * most_in_flight(settings)
     )
     daemon = Daemon(settings, queue, boss or Supervisor(), loop, shown)
     try:

@@ -60,6 +60,9 @@ SOON_S = 0.5
 # So many clients wait at one time: those behind a dead server must not use up the connections
 # that all clients share.
 MOST_WATCHED = 256
+# With so many on their way, and more lanes than that to choose from, the next ones wait a moment
+# for company: to fetch each alone costs as much as sending it.
+CROWD, COMPANY_S = 16, 0.002
 AGAIN_S = 1.0  # what the disk refused, and what a limit dropped, is looked at so often
 
 
@@ -164,6 +167,7 @@ class Drain:
         self._gone = (0, frozenset[int]())
         self._gone_at = -inf
         self._flying: dict[int, float] = {}  # when the sends in flight began, by hit
+        self._asking: dict[int, float] = {}  # those of them that have no answer yet
         self._sends: set[asyncio.Task[None]] = set()
         self._probes: set[asyncio.Task[None]] = set()
         self._recalls = 0  # how often what was about to fly was called back
@@ -318,6 +322,8 @@ class Drain:
                     self._notice()
                     if self._held_may_be_gone:
                         await self._look_at_held()
+                    if CROWD <= len(self._asking) < self._schedule.sendable:
+                        await asyncio.sleep(COMPANY_S)
                     await self._read_ahead()
                     await self._launch(sends)
                 except QueueError as error:
@@ -473,7 +479,7 @@ class Drain:
                 self._leave(id_, lane)
                 self._feed.news.set()
             else:
-                self._flying[id_] = now
+                self._flying[id_] = self._asking[id_] = now
                 self._start(sends, self._fly(hit, now, recalls), self._sends)
 
     def _take(self, now: float) -> list[tuple[int, int]]:
@@ -499,9 +505,15 @@ class Drain:
         return not (self._paused or self._afresh)
 
     def _room(self) -> int:
-        """What the window allows; what has landed and is not on disk yet still counts."""
+        """What the window allows: requests without an answer yet.
+
+        What has its answer and is not on disk yet takes no place on the way, but there are no
+        more of both than twice the window: a crash leaves them in doubt.
+        """
         return min(
-            self.link.room(self._flying.values()), self.policy.concurrency - len(self._flying)
+            self.link.room(self._asking.values()),
+            self.policy.concurrency - len(self._asking),
+            2 * self.policy.concurrency - len(self._flying),
         )
 
     def _recall(self) -> None:
@@ -557,6 +569,7 @@ class Drain:
             await self._send(hit, began, recalls)
         finally:
             self._flying.pop(hit.id, None)
+            self._asking.pop(hit.id, None)
             self._answered(hit.id, None)
             self._moved_at = asyncio.get_running_loop().time()
             self._feed.news.set()
@@ -685,6 +698,9 @@ class Drain:
                 self._note_link()
                 self._may_have(hit.lane, at_ms)
                 self._answered(hit.id, reply)
+                # Another one may go while this one gets to the disk; of its own lane none.
+                self._asking.pop(hit.id, None)
+                self._feed.news.set()
                 ts = None if at_ms is None else at_ms // 1000
                 await self._insist(lambda: self._hits.delivered(hit, judged.status, ts))
                 self.delivered_by.add(suites, self.protocol.known)

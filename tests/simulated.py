@@ -275,8 +275,17 @@ class Road:
         self.sent: list[tuple[float, Request]] = []
         self.answered: list[tuple[float, Outcome]] = []
         self.probed: list[float] = []
+        self.asked = self.most_asked = 0  # at one time
 
     async def send(self, request: Request) -> Reply | Failure:
+        self.asked += 1
+        self.most_asked = max(self.most_asked, self.asked)
+        try:
+            return await self._answer(request)
+        finally:
+            self.asked -= 1
+
+    async def _answer(self, request: Request) -> Reply | Failure:
         self.sent.append((now(), request))
         said = self.says(request)
         if isinstance(said, float):

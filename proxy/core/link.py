@@ -126,10 +126,10 @@ class Link:
         """
         if self.state is State.OFFLINE:
             return 0
-        flying = fresh = 0
-        for instant in began:
-            flying += 1
-            fresh += instant >= self._since
+        instants = list(began)
+        flying = fresh = len(instants)
+        if instants and min(instants) < self._since:
+            fresh = sum(instant >= self._since for instant in instants)
         spare = max(self._concurrency - flying, 1 - fresh)
         return max(0, min(self.window - fresh, spare))
 
