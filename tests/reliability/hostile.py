@@ -1,8 +1,8 @@
 """Requests whose bytes were changed, by the thousand, against a daemon of its own.
 
 Rule: each gets an answer or a close, and what was stored or refused is counted exactly, but for
-clients that saw no answer; then a good client is served, and memory is within its bound.  The seed repeats the
-bytes of all of them.
+clients that saw no answer; then a good client is served, and memory is within its bound.  The
+seed repeats the bytes of all of them.
 Non-rule: one client at a time is no attack of many: `test_hostile` has those.
 """
 
