@@ -6,7 +6,7 @@ from pathlib import Path
 
 import soak
 
-SECONDS = 20.0
+SECONDS = 15.0
 # One phase behind a server that pushed back may use up that time by itself.
 PHASES = 4
 

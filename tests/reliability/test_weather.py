@@ -157,7 +157,7 @@ class Limited(Road):
         return Reply(429, ((b"retry-after", b"%d" % self.after_s),))
 
 
-@pytest.mark.parametrize("after_s", [1, 2, 5])
+@pytest.mark.parametrize("after_s", [1, pytest.param(2, marks=pytest.mark.long), 5])
 def test_a_backlog_leaves_at_the_pace_of_the_server(after_s: int) -> None:
     """At most a tenth above its limit, most of it used, Retry-After honoured, fresh hits too."""
 
