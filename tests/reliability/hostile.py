@@ -91,7 +91,7 @@ async def fuzz(folder: Path, seed: int, requests: int) -> Outcome:
             first, count = found.requests, min(AT_ONCE, requests - found.requests)
             batch = [mutilated(dice, first + number) for number in range(count)]
             for answer in await asyncio.gather(*(talk(daemon.beacons, data) for data in batch)):
-                codes = [int(code) for code in re.findall(rb"HTTP/1\.[01] (\d{3}) ", answer)]
+                codes = [int(code) for code in re.findall(rb"HTTP/\d\.\d (\d{3}) ", answer)]
                 found.stored += codes.count(200)
                 found.refused += sum(code >= 400 for code in codes)
                 found.unanswered += not answer
