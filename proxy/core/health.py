@@ -116,11 +116,14 @@ def _unserved(status: Mapping[str, Any]) -> Iterator[Check]:
 
 def _held(status: Mapping[str, Any]) -> Iterator[Check]:
     for suites, held in status["held_suites"].items():
+        says_which = held["reason"].startswith("set ")
         yield Check(
             "held",
             WARN,
             f"{held['hits']:,} hits of {suites} are held: {held['reason']}",
-            "write it into the configuration, and reload; the overview has the lines",
+            "write it into the configuration, and reload; the overview has the lines"
+            if says_which
+            else "give them modes that agree, as required and optional do, and reload",
         )
 
 
