@@ -14,8 +14,11 @@ import argparse
 import asyncio
 import contextlib
 import os
+import shutil
 import socket
 import statistics
+import sys
+import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -26,6 +29,7 @@ from proxy.shell.clock import SystemClock
 from proxy.shell.queue import Queue
 
 SMALL = 10_000
+HIT_BYTES = 2_000  # of disk, with room for what comes in meanwhile
 
 
 def ten(hit: int) -> int:
@@ -95,6 +99,7 @@ def shape(name: str, hits: int, under: Path | None, rounds: int, seconds: float)
                 pages[count].append(found)
         rates: dict[int, list[float]] = {SMALL: [], hits: []}
         p99: dict[int, list[float]] = {SMALL: [], hits: []}
+        costs: dict[int, list[float]] = {SMALL: [], hits: []}
         with contextlib.ExitStack() as stack:
             # Nobody listens there: the drain is at work, and offline.
             nowhere = f"http://127.0.0.1:{measure.free_port()}"
@@ -108,12 +113,14 @@ def shape(name: str, hits: int, under: Path | None, rounds: int, seconds: float)
                     load = measure.load(pid, port, 64, seconds)
                     rates[count].append(load["rate"])
                     p99[count].append(load["p99_ms"])
+                    costs[count].append(load["cpu_us"])
             memory = measure.rss_mb(running[hits][0])
         measure.row(
             name,
             spread(pages[hits], 1),
             spread(ratios(pages[hits], pages[SMALL])),
             spread(ratios(rates[hits], rates[SMALL])),
+            spread(ratios(costs[hits], costs[SMALL])),
             spread(ratios(p99[hits], p99[SMALL])),
             f"{memory:.0f}",
             spread(acks[hits]),
@@ -134,12 +141,16 @@ def main() -> None:
     args = parser.parse_args()
     if args.smoke:
         args.hits, args.rounds, args.seconds, args.shapes = 12_000, 1, 0.2, ["10 visitors"]
+    free = shutil.disk_usage(args.under or tempfile.gettempdir()).free
+    if free < args.hits * HIT_BYTES:
+        sys.exit(f"{args.hits * HIT_BYTES >> 20:,} MiB of disk are needed, {free >> 20:,} are free")
     print(f"{args.hits:,} waiting, beside {SMALL:,} in the same run")
     measure.table(
         "shape",
         "next hit µs",
         "ratio",
         "intake rate ratio",
+        "its CPU ratio",
         "ack p99 ratio",
         "RSS MB",
         "first ack s",
