@@ -378,6 +378,17 @@ async def test_pipelined_requests_are_answered_in_their_order(port: Port) -> Non
     assert targets == [b"/b/ss/opt/10/v/s1?callback=f%d" % n for n in range(100)]
 
 
+async def test_a_body_that_comes_late_keeps_no_later_request_waiting(port: Port) -> None:
+    """However many are pipelined behind it."""
+    async with connected(port.address) as raw:
+        for _ in range(2):
+            asked = port.taken_up
+            raw.say(get(HIT, b"Content-Length: 3", method=b"POST"))
+            await until(lambda: port.taken_up == asked + 1)  # noqa: B023 - called in its turn
+            raw.say(b"a=b" + get(HIT) * 80)
+            assert [(await raw.answer()).status for _ in range(81)] == [200] * 81
+
+
 async def test_a_refusal_does_not_end_the_connection(port: Port) -> None:
     """What was no hit is followed by one."""
     async with connected(port.address) as raw:
@@ -423,6 +434,27 @@ async def test_a_request_right_behind_an_offer_to_upgrade_is_answered(
         Request("GET", HIT + b"&5"),
         Request("POST", HIT + b"&6", (), b"a=1&b="),
     ]
+
+
+async def test_a_request_behind_an_offer_to_upgrade_is_answered_however_both_are_cut(
+    port: Port,
+) -> None:
+    """Within the name of the header, at the end of the head, within the body."""
+    offering = post(HIT, b"a=b", b"Connection: Upgrade", b"Upgrade: h2c")
+    for cut in range(len(offering) - 42, len(offering)):
+        asked = port.taken_up
+        async with connected(port.address) as raw:
+            raw.say(offering[:cut])
+            await until(lambda: bool(port.connections))
+            (connection,) = port.connections
+            if cut < len(offering) - 3:
+                await until(lambda: connection._unread == cut)  # noqa: B023 - called in its turn
+            else:
+                await until(lambda: port.taken_up == asked + 1)  # noqa: B023
+            raw.say(offering[cut:] + get(b"/b/ss/opt/1/v/s%d" % cut))
+            assert [(await raw.answer()).status for _ in range(2)] == [200, 200]
+        await until(lambda: not port.connections)
+    assert (port.stored, port.repeated) == (43, 41)
 
 
 async def test_an_absolute_target_names_no_host_for_us(port: Port) -> None:

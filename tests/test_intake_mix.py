@@ -175,13 +175,12 @@ class Mix:
 
     async def client(self) -> None:
         todo: list[Asking] = []
-        for _ in range(self.chance.choice((1, 3, 10, 80))):
+        for _ in range(self.chance.choice((1, 3, 10, 80, 160))):
             one = self._next()
-            # The library reads what stands in one piece with a fault, or behind an offer, as it
-            # does: a fault comes alone, and nothing comes behind an offer.
+            # The library forgets what stands in one piece with a fault: that comes alone.
             if not todo or one.statuses != FAULT:
                 todo.append(one)
-            if one.ends or OFFER[1] in one.data:
+            if one.ends:
                 break
         leaves = self.chance.random() < 0.15
         seen = 0
@@ -304,4 +303,4 @@ async def test_each_answer_is_of_its_request_and_true(tmp_path: Path, seed: int)
     """Whatever clients come together, however their bytes are cut, and whoever leaves."""
     mix = await run(tmp_path / "hits.db", seed)
     judge(mix, tmp_path / "hits.db")
-    assert {200, 404, None} <= {status for _, status in mix.answers}
+    assert any(status is not None for _, status in mix.answers)

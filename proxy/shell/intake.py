@@ -32,7 +32,7 @@ from typing import NamedTuple, Protocol, TypeVar
 from aiohttp import HttpVersion, HttpVersion10, HttpVersion11, web
 from aiohttp.http_exceptions import LineTooLong
 from aiohttp.http_parser import RawRequestMessage
-from aiohttp.streams import EMPTY_PAYLOAD
+from aiohttp.streams import EMPTY_PAYLOAD, StreamReader
 from aiohttp.web_protocol import _ErrInfo
 
 from proxy.core import answer, guard, headers, protocols, reception
@@ -454,12 +454,16 @@ class _Connection(web.RequestHandler):
         "_asked",
         "_body",
         "_broken",
+        "_end",
         "_first",
         "_handed_over",
+        "_held",
         "_intake",
         "_is_going",
         "_lost",
         "_most_unread",
+        "_offered",
+        "_offers",
         "_peer",
         "_reads",
         "_unread",
@@ -480,6 +484,10 @@ class _Connection(web.RequestHandler):
         # What came since the last whole head, and the body that comes meanwhile.
         self._unread, self._body = 0, EMPTY_PAYLOAD
         self._most_unread = where.max_request + FRAMING
+        # Whether a request that offers an upgrade is coming, its head once that is whole, and the
+        # last few bytes that came; what the parser gets once it has room for another request.
+        self._offers, self._end, self._held = False, b"", b""
+        self._offered: tuple[RawRequestMessage, StreamReader] | None = None
         self._peer = ""
         self._lost = asyncio.Event()
         # Until the client reads its answers again, or nobody waits for that any more.
@@ -647,33 +655,74 @@ class _Connection(web.RequestHandler):
             self.force_close()
 
     def data_received(self, data: bytes) -> None:
-        # aiohttp's parser forgets what comes in one piece with a request that offers an upgrade
-        # we do not know (Java's client offers HTTP/2): then it gets the next request by itself.
+        # aiohttp's parser forgets what comes in one piece with the end of a request that offers an
+        # upgrade we do not know (Java's client offers HTTP/2): then it gets the next one by itself,
+        # and not before it has given us what it holds back for being pipelined.
+        if self._buffer_paused or not data:
+            self._read(b"")
+            self._judge_offer()
+        if self._held:
+            data, self._held = self._held + data, b""
         at = 0
-        while (offer := data.find(b"pgrade", at)) >= 0:
-            end = data.find(b"\r\n\r\n", offer) + 4
-            if end < 4:
-                break
-            self._read(data[at:end])
-            at = end + self._left_of_body()
-            if at > end:
-                self._read(data[end:at])
-        if at < len(data) or not data:
-            self._read(data[at:] if at else data)
+        while at < len(data):
+            if len(self._messages) >= self._max_msg_queue_size:
+                self._held = data[at:]
+                return
+            offer = at
+            if not self._offers:
+                if b"pgrade" not in self._end + data[at : at + 5]:
+                    offer = data.find(b"pgrade", at)
+                self._offers = offer >= 0
+            end = self._up_to(data, at, offer) if self._offers else len(data)
+            piece = data[at:end] if at or end < len(data) else data
+            self._end = (self._end + piece[-5:])[-5:]
+            self._read(piece)
+            self._judge_offer()
+            at = end
 
-    def _left_of_body(self) -> int:
-        """How much the request that was read last, if it offers an upgrade, has still to say."""
-        message, body = self._messages[-1] if self._messages else (None, EMPTY_PAYLOAD)
-        if not isinstance(message, RawRequestMessage) or not message.upgrade or body.is_eof():
-            return 0
-        return max(0, int(message.headers.get("Content-Length", "0")) - body.total_bytes)
+    def _judge_offer(self) -> None:
+        """Look whether a request that offers an upgrade, as it seems, is whole, or is none."""
+        if not self._offers or len(self._messages) >= self._max_msg_queue_size:
+            return  # it may be held back
+        if not self._has_more_to_offer():
+            self._offers, self._end, self._offered = False, b"", None
+
+    def _up_to(self, data: bytes, at: int, offer: int) -> int:
+        """Where the request ends for now that offers an upgrade, or may do so."""
+        if self._offered is not None and (left := _left_of_body(*self._offered)):
+            return at + left
+        # A head ends so, and so does a body in chunks; what else does is only cut in two.
+        before = self._end[-3:] if offer == at else b""
+        found = (before + data[at : at + 3]).find(b"\r\n\r\n") if before else -1
+        if found >= 0:
+            return at + found + 4 - len(before)
+        found = data.find(b"\r\n\r\n", offer)
+        return len(data) if found < 0 else found + 4
+
+    def _has_more_to_offer(self) -> bool:
+        """Whether the request that offers an upgrade, as it seems, is not whole yet."""
+        if self._offered is None:
+            if not self._end.endswith(b"\r\n\r\n"):
+                return True
+            message, body = self._messages[-1] if self._messages else (None, EMPTY_PAYLOAD)
+            if not isinstance(message, RawRequestMessage) or not message.upgrade:
+                return False
+            self._offered = message, body
+        return not self._offered[1].is_eof()
 
     def _read(self, data: bytes) -> None:
         # Behind what could not be parsed nothing can be; it is only taken off the wire.
         if self._broken:
             return
         before = self._request_count
+        body = self._body
+        is_late = not self._messages and not body.is_eof()
         super().data_received(data)
+        if is_late and body.is_eof() and self._parser is not None:
+            # The parser counts a request when its body ends, here after it was taken up: as one
+            # that waits for ever, for whose sake later ones are held back.
+            self._parser.message_consumed()
+            super().data_received(b"")
         if self._request_count != before:
             self._unread, self._body = 0, self._messages[-1][1]
         else:
@@ -712,6 +761,8 @@ class _Connection(web.RequestHandler):
         """Send the answer; when it is the last because of what came, let the client read it."""
         sent = await super().finish_response(request, resp, start_time)
         self._answered()
+        if self._held and not self._upgraded:
+            self.data_received(b"")
         if self._broken and self.transport is not None:
             if self.transport.can_write_eof():
                 self.transport.write_eof()
@@ -747,6 +798,10 @@ class _Connection(web.RequestHandler):
         response = _Written(found)
         response.force_close()
         return response
+
+
+def _left_of_body(message: RawRequestMessage, body: StreamReader) -> int:
+    return max(0, int(message.headers.get("Content-Length", "0")) - body.total_bytes)
 
 
 class _Written(web.StreamResponse):
