@@ -37,6 +37,7 @@ OFFER = (b"Connection: Upgrade, HTTP2-Settings", b"Upgrade: h2c", b"HTTP2-Settin
 NAME = re.compile(rb"\b90[0-9]{6}\b")
 EVENT = b'{"events":[{"xdm":{"identityMap":{"ECID":[{"id":"7"}]},"x":"%s"}}]}'
 ANY = Limits(min_free_disk=0)
+NO_BOUND = 2**31 - 2
 NONE = Limits(min_free_disk=0, max_hits=0)
 
 
@@ -230,7 +231,7 @@ class Mix:
 
 
 async def trouble(queue: Queue, chance: random.Random) -> None:
-    """A queue that is full now and then, and a file that another program has locked."""
+    """A queue that is full now and then, a disk too, and a file that another program has locked."""
     with contextlib.closing(sqlite3.connect(queue.path, isolation_level=None, timeout=0)) as other:
         while True:
             await asyncio.sleep(chance.choice((0.001, 0.01)))
@@ -239,6 +240,8 @@ async def trouble(queue: Queue, chance: random.Random) -> None:
                 await asyncio.sleep(chance.choice((0, 0.004)))
                 other.execute("ROLLBACK")
             queue.limits = chance.choice((ANY, ANY, NONE))
+            pages = chance.choice((1, NO_BOUND))
+            await queue._writer.execute_fetchall(f"PRAGMA max_page_count = {pages}")
 
 
 @asynccontextmanager
