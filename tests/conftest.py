@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import signal
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Protocol
@@ -18,6 +19,10 @@ from proxy.shell.clock import Clock
 from proxy.shell.queue import Queue
 
 __all__ = ["process", "serve", "served"]  # fixtures that live in `daemon`
+
+# What a shell starts in the background ignores Ctrl-C, and so would all that the tests start.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture
