@@ -37,10 +37,9 @@ def break_header(path: Path) -> None:
 def break_row(path: Path) -> None:
     """One hit is not what was written, as one flipped bit makes it."""
     with contextlib.closing(sqlite3.connect(path)) as db:
-        db.execute(
-            "UPDATE hits SET content = CAST(replace(CAST(content AS TEXT), 'p2&', 'pX&') AS BLOB)"
-            " WHERE id = 3"
-        )
+        (content,) = db.execute("SELECT content FROM hits WHERE id = 3").fetchone()
+        flipped = content[:-1] + bytes((content[-1] ^ 4,))
+        db.execute("UPDATE hits SET content = ? WHERE id = 3", (flipped,))
         db.commit()
 
 

@@ -17,6 +17,7 @@ from daemon import Answer, Launch, Reached, Serve, Served
 from test_edge import ECID, cookie, entries
 
 from proxy.cli import show
+from proxy.core.wire import unpack
 from proxy.fake import (
     FakeCollector,
     captive_portal,
@@ -624,7 +625,8 @@ async def test_the_lane_tells_the_protocol_on_disk(
     with sqlite3.connect(daemon.queue_file) as db:
         rows = db.execute("SELECT lane < 0, content FROM hits ORDER BY id").fetchall()
     db.close()
-    assert [bool(edges) for edges, _ in rows] == [content[:4] == b"POST" for _, content in rows]
+    posted = [unpack(content).method == "POST" for _, content in rows]
+    assert [bool(edges) for edges, _ in rows] == posted
     assert sum(edges for edges, _ in rows) == 3
 
 

@@ -18,6 +18,7 @@ from collections import deque
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import replace
 from pathlib import Path
+from random import Random
 
 import pytest
 from clock import FakeClock
@@ -38,7 +39,9 @@ CHECKOUT = Path(__file__).resolve().parent.parent
 
 
 def new_hit(name: int = 0, *, lane: int = 1, size: int = 0, at_ms: int = 1_000_000) -> NewHit:
-    request = Request("GET", b"/b/ss/rsid/1/%d?AQB=1" % name, body=b"x" * size)
+    # (a body that cannot be compressed)
+    body = Random(name).randbytes(size)
+    request = Request("GET", b"/b/ss/rsid/1/%d?AQB=1" % name, body=body)
     return NewHit(lane, Received(1, at_ms), wire.pack(request))
 
 
@@ -834,7 +837,7 @@ async def test_drop_oldest_frees_bytes(open_queue: OpenQueue) -> None:
     queue = await open_queue(Limits(max_bytes=4 * size, drop_oldest=True, min_free_disk=0))
     await stored(queue, 4)
 
-    await queue.add([new_hit(size=size)])
+    await queue.add([new_hit(size=size // 2)])
 
     assert queue.ledger.discarded == 2
     assert await waiting_ids(queue) == [3, 4, 5]
@@ -1131,6 +1134,21 @@ async def test_large_dead_letters_come_a_few_at_a_time(queue: Queue) -> None:
 
     assert [letter.hit for page in pages for letter in page] == hits
     assert max(len(page) for page in pages) == 3
+
+
+async def test_hits_that_compress_to_nothing_count_by_what_they_say(
+    queue: Queue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Or a client could have a start, and a look at the dead letters, take all of the memory."""
+    dull = wire.pack(Request("POST", b"/b/ss/rsid/1", body=bytes(200_000)))
+    assert len(dull) < 1_000
+    ids = await queue.add([NewHit(1, Received(1, 0), dull)] * 12)
+    monkeypatch.setattr("proxy.shell.queue.NEWEST_BYTES", 700_000)
+
+    assert len(await queue.newest(1_000, len)) == 3
+    for hit in await queue.fetch(ids):
+        await queue.bury(hit, "404", 404, 1)
+    assert len(await queue.dead_letters(0, 100)) == 3
 
 
 async def test_a_requeued_hit_waits_at_the_end_of_its_lane(queue: Queue) -> None:

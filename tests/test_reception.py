@@ -67,8 +67,8 @@ def test_no_content_of_a_row_is_too_odd(content: bytes) -> None:
 
 def test_a_public_peer_is_told_to_adobe_and_a_local_one_is_not() -> None:
     """127.0.0.1 would only mislead."""
-    assert b"8.8.8.8" in taken(Request("GET", HIT), peer="8.8.8.8").content
-    assert b"Forwarded" not in taken(Request("GET", HIT)).content
+    assert b"8.8.8.8" in wire.plain(taken(Request("GET", HIT), peer="8.8.8.8").content)
+    assert b"Forwarded" not in wire.plain(taken(Request("GET", HIT)).content)
 
 
 @pytest.mark.parametrize(

@@ -31,7 +31,10 @@ LIMITS = Limits(min_free_disk=0)
 def content(number: int) -> bytes:
     """A stored request that can be told from every other; some span overflow pages."""
     size = 20_000 if number % 50 == 0 else 300 + number % 700
-    return wire.pack(Request("GET", b"/b/ss/opt/1/x/s%d?c1=" % number + b"x" * size))
+    # (bytes that cannot be compressed)
+    return wire.pack(
+        Request("GET", b"/b/ss/opt/1/x/s%d" % number, body=random.Random(number).randbytes(size))
+    )
 
 
 @dataclass

@@ -302,7 +302,7 @@ def escaped(text: str, how: int) -> str:
 def test_bytes_that_cannot_match_do_not_match(value: str, word: str, how: int, where: str) -> None:
     """A hit is passed over without being read only when reading it would not have found it."""
     request = Request("GET", f"/b/ss/rs/1/X/s1?{where}={escaped(value, how)}&ts=1".encode())
-    content = wire.pack(request)
+    content = wire.message(request)
     for filter_ in (word, f'"{word}"', f"evar1:{word}", f"visitor:{word}", f"ctx.a:{word}", "rs"):
         try:
             query = parse(filter_)
@@ -324,12 +324,12 @@ def test_an_xml_hit_is_never_passed_over(content: bytes) -> None:
     request = Request("POST", b"/b/ss//6", (), content)
     query = parse("page:abcd")
     assert matches(query, View("waiting", NOW, NOW, decode(request)))
-    assert may_match(plan(query, NOW), wire.pack(request))
+    assert may_match(plan(query, NOW), wire.message(request))
 
 
 def test_an_encoding_with_sequences_of_its_own_is_not_passed_over() -> None:
     request = Request("GET", b"/b/ss/rs/1/X/s1?ce=ISO-2022-JP&pageName=ab%1B%28Bcd")
-    assert may_match(plan(parse("page:abcd"), NOW), wire.pack(request))
+    assert may_match(plan(parse("page:abcd"), NOW), wire.message(request))
 
 
 def test_no_other_letter_becomes_one_that_is_looked_for_in_bytes() -> None:
@@ -347,7 +347,7 @@ def test_no_other_letter_becomes_one_that_is_looked_for_in_bytes() -> None:
 
 def test_most_hits_are_passed_over_without_being_read() -> None:
     """Else there would be no point in it."""
-    content = wire.pack(Request("GET", f"/b/ss/rs/1/X/s1?{QUERY}".encode()))
+    content = wire.message(Request("GET", f"/b/ss/rs/1/X/s1?{QUERY}".encode()))
     assert not may_match(plan(parse("sandals"), NOW), content)
     assert may_match(plan(parse("boots"), NOW), content)
     assert not may_match(plan(parse("page:checkout evar12:sandals"), NOW), content)
@@ -419,4 +419,4 @@ def test_an_event_of_the_web_sdk_is_found_by_its_human_names(text: str, event: b
     query = parse(text)
     seen = View("waiting", NOW, NOW, decode_edge(request))
     assert matches(query, seen)
-    assert may_match(plan(query, NOW), wire.pack(request))
+    assert may_match(plan(query, NOW), wire.message(request))

@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import json
 import shutil
+import sqlite3
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +21,7 @@ from clock import FakeClock
 from raw import Got, ask, connected, get, post
 
 from proxy import config, daemon
+from proxy.core import wire
 from proxy.daemon import Listeners
 from proxy.fake import (
     GIF,
@@ -550,7 +552,10 @@ async def test_nothing_but_adobes_own_is_stored_or_sent(served: Served) -> None:
     cookie = (b"Cookie", b"s_vi=[CS]v1|2B2AF1AA05079532-40000110400027BD[CE]")
     assert hit.headers[1:] == (cookie,)
     stored = {file.name: file.read_bytes() for file in files(served.folder)}
-    assert any(b"2B2AF1AA05079532" in data for data in stored.values())
+    with contextlib.closing(sqlite3.connect(served.folder / "hits.db")) as db:
+        ((content,),) = db.execute("SELECT content FROM hits").fetchall()
+    stored["row"] = wire.plain(content)
+    assert b"2B2AF1AA05079532" in stored["row"]
     assert not [name for name, data in stored.items() if b"SECRET" in data]
 
 

@@ -74,17 +74,17 @@ _LEADING = {
     ).replace("h.id < :below", "d.id < :below"),
 }
 _CAUSES = """
-    SELECT id, reason, status, died_ms, suites, substr(content, 1, :head) FROM dead
+    SELECT id, reason, status, died_ms, suites, head(content) FROM dead
     WHERE id < :below ORDER BY id DESC LIMIT :most"""
 _OF_SUITES = """
-    SELECT h.id, h.boot, h.received_ms, h.suites, substr(h.content, 1, :head), 0, d.at_ms
+    SELECT h.id, h.boot, h.received_ms, h.suites, head(h.content), 0, d.at_ms
     FROM hits h LEFT JOIN delivered d ON d.id = h.id WHERE h.id < :below
     UNION ALL
-    SELECT id, boot, received_ms, suites, substr(content, 1, :head), 1, NULL FROM dead
+    SELECT id, boot, received_ms, suites, head(content), 1, NULL FROM dead
     WHERE id < :below
     ORDER BY 1 DESC LIMIT :most"""
 # What `_rows` takes, in this order.  (Numbers with a sequence are on their way out of sqlite3.)
-_NAMES = ("below", "most", "head")
+_NAMES = ("below", "most")
 _ORDER = " ORDER BY 1 DESC LIMIT :most"
 
 
@@ -225,7 +225,7 @@ class Browser:
             return None
         request = kept.hit.request
         headers = request.headers if unredacted else render.redacted(request.headers)
-        return wire.pack(replace(request, headers=headers)).decode("latin-1")
+        return wire.message(replace(request, headers=headers)).decode("latin-1")
 
     def curl(self, id_: int, *, unredacted: bool = False) -> str | None:
         """A command that sends the hit to the collection server."""
@@ -306,7 +306,7 @@ class Browser:
         groups: dict[tuple[str, int | None], Json] = {}
         until = time.monotonic() + self.work_s
         at, complete = NEWEST, True
-        while rows := self._rows(_CAUSES, at, MOST_ROWS, HEAD):
+        while rows := self._rows(_CAUSES, at, MOST_ROWS):
             for id_, reason, status, died_ms, suites, head in rows:
                 at = id_
                 group = groups.setdefault(
@@ -365,7 +365,7 @@ class Browser:
         """Count each hit with its suites, until the time is up."""
         day_ago_ms = time.time() * 1000 - DAY_MS
         boots = self._read_boots()
-        while rows := self._rows(_OF_SUITES, looked.at, MOST_ROWS, HEAD):
+        while rows := self._rows(_OF_SUITES, looked.at, MOST_ROWS):
             for id_, boot, received_ms, suites, head, dead, delivered_ms in rows:
                 looked.at = id_
                 is_new = boots.wall_ms(Received(boot, received_ms)) >= day_ago_ms
@@ -433,7 +433,7 @@ class Browser:
             "status": kept.status,
             "tries": kept.tries,
             "ambiguous": kept.hit.ambiguous,
-            "bytes": kept.hit.size,
+            "bytes": len(wire.message(kept.hit.request)),
         }
 
     # -- looking -----------------------------------------------------------------------------
@@ -459,7 +459,7 @@ class Browser:
             looked.complete = True
             return
         for row in self._below(looked.at, states, CHUNK):
-            kept = self._kept(row) if search.may_match(plan, row[6]) else None
+            kept = self._kept(row) if search.may_match(plan, _plain(row[6])) else None
             looked.at = row[0]
             if kept is not None and kept.state in states:
                 looked.to_ms = kept.received_ms
@@ -521,6 +521,7 @@ class Browser:
                 uri = f"{self._path.absolute().as_uri()}?mode=ro"
                 self._db = sqlite3.connect(uri, uri=True, isolation_level=None)
                 self._db.execute("PRAGMA query_only = 1")
+                self._db.create_function("head", 1, _head, deterministic=True)
             return self._db.execute(sql, dict(zip(_NAMES, values, strict=False))).fetchall()
         except sqlite3.Error as error:
             # The next question opens the file anew: it may be another one by then.
@@ -613,6 +614,18 @@ def _hit(row: Sequence[Any]) -> Hit:
         ambiguous=bool(flags & 1),
         requeued=bool(flags & 2),
     )
+
+
+def _plain(content: bytes, most: int = wire.MOST) -> bytes:
+    """The message of a row, or its beginning; of a damaged one what there is."""
+    try:
+        return wire.plain(content, most)
+    except ValueError:
+        return content[:most]
+
+
+def _head(content: bytes) -> bytes:
+    return _plain(content, HEAD)
 
 
 @functools.lru_cache(maxsize=4_096)

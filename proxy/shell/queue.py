@@ -1242,7 +1242,8 @@ def _newest(db: sqlite3.Connection, count: int, say: Callable[[bytes], T]) -> li
     size = 0
     with contextlib.closing(db.execute(NEWEST, (count,))) as rows:
         for (content,) in rows:
-            size += len(content)
+            with contextlib.suppress(ValueError):
+                size += wire.size(content)
             if size > NEWEST_BYTES:
                 break
             said.append(say(content))
@@ -1255,7 +1256,7 @@ def _letters(db: sqlite3.Connection, after: int, limit: int) -> list[DeadLetter]
     with contextlib.closing(db.execute(DEAD, (after, limit))) as rows:
         for row in rows:
             letters.append(_dead(row))
-            size += letters[-1].hit.size
+            size += len(wire.message(letters[-1].hit.request))
             if size >= LETTERS_BYTES:
                 break
     return letters

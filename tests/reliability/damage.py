@@ -41,8 +41,9 @@ MEMORY = "/dev/shm"
 def content(number: int, run: int = 0) -> bytes:
     """A stored request that can be told from every other; some span overflow pages."""
     size = 20_000 if number % 50 == 0 else 300 + number % 700
-    target = b"/b/ss/opt/1/x/s%d?c%d=" % (number, run) + b"x" * size
-    return wire.pack(Request("GET", target))
+    # (bytes that cannot be compressed)
+    body = Random(number).randbytes(size)
+    return wire.pack(Request("POST", b"/b/ss/opt/1/x/s%d?c%d=" % (number, run), body=body))
 
 
 @dataclass(frozen=True, slots=True)

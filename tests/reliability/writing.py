@@ -33,7 +33,9 @@ LIMITS = Limits(min_free_disk=0, keep_delivered_s=0.05)
 def content(number: int) -> bytes:
     """A stored hit that can be told from every other; some span overflow pages."""
     size = 30_000 if number % 20 == 0 else 100 + number * 37 % 3_000
-    return pack(Request("POST", b"/b/ss/examplersid/1/%08d?AQB=1" % number, body=b"x" * size))
+    # (bytes that cannot be compressed)
+    body = Random(number).randbytes(size)
+    return pack(Request("POST", b"/b/ss/examplersid/1/%08d?AQB=1" % number, body=body))
 
 
 class Writing:

@@ -1,0 +1,2 @@
+-- From here on a row's `content` may be compressed (docs/design/0015): a release that would take
+-- such a hit for a damaged one must not open the file.  Rows that stand here stay as they are.
