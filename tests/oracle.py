@@ -28,6 +28,7 @@ from pathlib import Path
 from typing import Any
 
 from proxy.core.hit import Headers, Request
+from proxy.core.wire import plain
 from proxy.fake import Received
 
 # Run, visitor, number: wide enough for millions, and nothing else in a hit looks like it.
@@ -111,7 +112,7 @@ def rows(queue_file: Path, run: int | None = None) -> Rows:
             " FROM hits h LEFT JOIN delivered d USING (id)"
             " UNION ALL SELECT 2, flags, content FROM dead"
         ):
-            name = name_in(content)
+            name = name_in(plain(content))
             if name is None or not name.startswith(begins):
                 continue
             (found.waiting, found.delivered, found.dead)[state][name] += 1

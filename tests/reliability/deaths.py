@@ -70,7 +70,7 @@ async def _a_file_full_of_nothing(here: Scene) -> None:
     """An outage's backlog that went out: empty pages."""
     await here.adobe.cut()
     await here.start()
-    await here.traffic.send(60, _huge, visitors=20)
+    await here.traffic.send(120, _huge, visitors=20)
     await here.adobe.restore()
     await here.daemon.until(lambda now: not now["waiting"], 30)
     await here.daemon.kill()

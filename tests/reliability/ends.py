@@ -25,6 +25,7 @@ from daemon import Process, prepared
 from oracle import Promises, Verdict, name_in
 from traffic import STAMPED, Resend, Traffic
 
+from proxy.core.wire import plain
 from proxy.fake import FakeCollector, latency
 
 SETTINGS: dict[str, object] = {**STAMPED, "log.level": "warning"}
@@ -156,7 +157,7 @@ def in_flight(queue_file: Path) -> list[str]:
         contents = [
             db.execute("SELECT content FROM hits WHERE id = ?", (hit,)).fetchone() for hit in ids
         ]
-    names = (name_in(row[0]) for row in contents if row)
+    names = (name_in(plain(row[0])) for row in contents if row)
     return [name for name in names if name is not None]
 
 

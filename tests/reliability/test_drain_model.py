@@ -542,7 +542,7 @@ def dropped(ledger: Ledger) -> int:
 
 
 def name_in(content: bytes) -> str:
-    found = NAME.search(content)
+    found = NAME.search(wire.plain(content))
     assert found is not None
     return found[1].decode()
 
