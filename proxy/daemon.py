@@ -193,7 +193,14 @@ class Daemon:
         )
         drains = [road.drain for road in roads]
         edge = None if settings.edge is None else str(settings.edge.server)
-        self.reading = Reading(queue, drains, lambda: self.suites, self.server, edge)
+        self.reading = Reading(
+            queue,
+            drains,
+            lambda: self.suites,
+            self.server,
+            edge,
+            names=lambda: self.names,
+        )
         incoming = Incoming(
             queue, lambda: self.suites, lambda: self.intake.spoken, is_capture=not roads
         )
@@ -313,6 +320,11 @@ class Daemon:
             released = 1  # some may have been before the disk refused, and nobody else finds them
         if released and self.drain is not None:
             self.drain.start_over()
+
+    @property
+    def names(self) -> Mapping[str, str]:
+        """What the site calls Adobe's variables."""
+        return config.names(self.settings)
 
     def _load_certificate(self, settings: Config) -> None:
         # New connections get the new certificate; those that are open keep the old one.

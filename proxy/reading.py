@@ -16,6 +16,7 @@ from math import inf
 from typing import Any
 
 from proxy.core.hit import Suites
+from proxy.core.names import Names
 from proxy.core.ration import MOST_WAIT_S, PIECE_S, Ration
 from proxy.core.search import Fault
 from proxy.drain import Drain
@@ -46,8 +47,10 @@ class Reading:
         server: str | None = None,
         edge: str | None = None,
         worked_s: Callable[[], float] = worked_s,
+        names: Callable[[], Names] = dict,
     ) -> None:
         self._queue, self._drains, self._suites = queue, drains, suites
+        self._names = names
         self._base_url = Told().base_url if server is None else server
         self._edge_url = Told().edge_url if edge is None else edge
         self._suites_said, self._suites_until = b"", -inf
@@ -73,6 +76,11 @@ class Reading:
     async def curl(self, id_: int, *, unredacted: bool) -> bytes | None:
         """One hit as a command."""
         return await self._one("curl", id_, unredacted)
+
+    async def compare(self, id_: int, other: int | None) -> bytes | None:
+        """What one hit says otherwise than another, or than the one before it, as JSON."""
+        reply = await self._ask("compare", id_=id_, other=other)
+        return None if reply.head.get("none") else reply.body
 
     async def _one(self, what: str, id_: int, unredacted: bool) -> bytes | None:
         reply = await self._ask(what, id_=id_, unredacted=unredacted)
@@ -192,7 +200,8 @@ class Reading:
         tries: dict[int, int] = {}
         for drain in self._drains:
             tries |= drain.tries(MOST_TRIES)
-        return Told(self._suites(), self._base_url, self._flying(), tries, self._edge_url)
+        sending, names = self._flying(), self._names()
+        return Told(self._suites(), self._base_url, sending, tries, self._edge_url, names)
 
     def _flying(self) -> frozenset[int]:
         return frozenset[int]().union(*(drain.flying for drain in self._drains))

@@ -299,3 +299,35 @@ async def test_headers_that_tell_who_somebody_is_are_hidden(queue: Queue) -> Non
     assert shown is not None
     assert "secret" not in str(hidden["request"])
     assert shown["request"]["headers"] == [["Cookie", "s_vi=secret"]]
+
+
+async def test_a_hit_is_compared_with_the_one_before_it_of_its_visitor(queue: Queue) -> None:
+    """Wherever that one is by now; with another one when that is named."""
+    ids = await queue.add(
+        [new_hit(1), NewHit(1, Received(1, 2_000_000), new_hit(3).content), new_hit(2)]
+    )
+    (first, *_) = await queue.fetch(ids)
+    await queue.bury(first, "refused with 404", 404, 2)
+    with Browser(queue.path) as browser:
+        found = browser.compare(2)
+        assert found is not None
+        assert (found["id"], found["other"]["id"], found["other"]["state"]) == (2, 1, "dead")
+        assert [one["name"] for one in found["changes"]] == ["pageName", "fallback visitor ID"]
+        assert (found["changes"][0]["before"], found["changes"][0]["after"]) == ("p1", "p3")
+        assert found["complete"]
+
+        assert browser.compare(3) == {"id": 3, "other": None, "changes": [], "complete": True}
+        named = browser.compare(3, 2)
+        assert named is not None
+        assert named["other"]["id"] == 2
+        assert browser.compare(3, 9) is None
+        assert browser.compare(9) is None
+
+
+async def test_a_comparison_ends_when_its_time_is_up(queue: Queue) -> None:
+    """It says that it did not look at everything."""
+    await queue.add([new_hit(number) for number in range(browse.MOST_LANES + 3)])
+    with Browser(queue.path, work_s=0) as browser:
+        found = browser.compare(browse.MOST_LANES + 3)
+
+    assert found == {"id": browse.MOST_LANES + 3, "other": None, "changes": [], "complete": False}

@@ -25,7 +25,7 @@ import pytest
 from click.testing import CliRunner
 from daemon import Launch, Process, Serve, Served, free_ports, write_config
 
-from proxy import __version__, fake
+from proxy import __version__, config, fake
 from proxy.cli import show
 from proxy.cli.exits import Exit
 from proxy.cli.root import Root, root
@@ -279,6 +279,37 @@ def test_the_table_of_settings_has_all_of_them() -> None:
     said = run("config", "table")
 
     assert "| `queue.max_hits` |" in said.out
+
+
+def test_the_schema_of_the_settings_is_printed() -> None:
+    assert json.loads(run("config", "schema").out)["title"] == "trackoffline"
+
+
+SHEET = """\ufeffSolution design;Owner
+;Variable;Name;Type
+shop;eVar12;Search  term;merch
+;evar12;another;
+;event3;"Form ""A"" sent";counter
+;prop5;;
+;Ctx.cart.size;Basket;
+"""
+
+
+def test_a_sheet_becomes_the_section_of_variables(tmp_path: Path) -> None:
+    """Whatever its columns; and what is printed is a configuration."""
+    sheet, file = tmp_path / "sdr.csv", tmp_path / "config.toml"
+    sheet.write_text(SHEET, encoding="utf-8")
+
+    said = run("config", "variables", str(sheet))
+    assert said.code == 0
+    file.write_text(said.out, encoding="utf-8")
+    assert config.names(config.load(file, {})) == {
+        "evar12": "Search term",
+        "event3": 'Form "A" sent',
+        "ctx.cart.size": "Basket",
+    }
+    sheet.write_text("nothing,here\n", encoding="utf-8")
+    assert run("config", "variables", str(sheet)).code == Exit.FAULT
 
 
 @pytest.mark.parametrize("name", ["bash", "zsh", "fish"])

@@ -325,3 +325,28 @@ async def test_a_list_shows_what_strangers_wrote_without_obeying_it(
     assert said.out.count("\n") == 1
     assert "\x1b" not in said.out
     assert "x..." in said.out
+
+
+async def test_a_hit_is_compared_by_the_site_s_own_names(serve: Serve, tmp_path: Path) -> None:
+    """With the one before it of the same visitor, or with one that is named."""
+    daemon = await serve(None, {"variables.eVar12": "Search term"})
+    await daemon.send(hit(1, visitor=1) + "&v12=boots&c5=x")
+    await daemon.send(hit(2, visitor=1) + "&v12=shoes")
+    await daemon.send(hit(3, visitor=3))
+    shell = shell_for(daemon, tmp_path)
+
+    said = await shell("hit", "2", "--compare")
+    assert said.code == 0
+    assert said.out.splitlines()[0].startswith("against hit #1 of ")
+    assert "- eVar12 Search term  boots\n+ eVar12 Search term  shoes\n" in said.out
+    assert "- prop5  x\n" in said.out
+    assert (await shell("hit", "3", "--compare")).out.startswith("No hit of the same visitor")
+    assert (
+        json.loads((await shell("hit", "3", "--compare", "#1", "--json")).out)["other"]["id"] == 1
+    )
+    assert (await shell("hit", "3", "--compare", "9")).code == Exit.FAULT
+    assert "eVars     eVar12 Search term  boots" in (await shell("hit", "1")).out
+
+
+def test_a_comparison_with_what_is_no_id_is_bad_usage() -> None:
+    assert run("hit", "3", "--compare", "x").code == Exit.USAGE

@@ -7,12 +7,14 @@ import shutil
 import subprocess
 import sys
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from jsonschema import Draft202012Validator  # type: ignore[import-untyped] # it has no types
 
 from proxy import config
 from proxy.config import model, values
@@ -246,6 +248,40 @@ def test_suites_reach_the_core_as_plain_values(tmp_path: Path) -> None:
         silence_of_events=frozenset({"E9"}),
     )
     assert expected == config.suites(loaded)
+
+
+def test_variables_are_named_in_any_case(tmp_path: Path) -> None:
+    """The environment too; what has no name has none."""
+    text = '[variables]\neVar12 = "Search term"\nevent3 = ""\n"ctx.Cart.size" = "Basket"\n'
+    path = tmp_path / "config.toml"
+    path.write_text(text)
+    environ = {"TRACKOFFLINE_VARIABLES__EVAR12": "Query", "TRACKOFFLINE_VARIABLES__PROP5": "Way"}
+
+    assert config.names(config.load(path, environ)) == {
+        "evar12": "Query",
+        "ctx.cart.size": "Basket",
+        "prop5": "Way",
+    }
+
+
+@pytest.mark.parametrize(
+    "line, said",
+    [
+        ('eVra12 = "x"', "config.toml:2:1: variables.eVra12: Adobe has no variable of this name"),
+        ('eVra12 = "x"', 'Did you mean "eVar12"?'),
+        ('event1001 = "x"', "no variable of this name"),
+        ("eVar1 = 3", "variables.eVar1 is 3; it must be a name of 64 characters at most"),
+        ('eVar1 = "x"\nevar1 = "y"', "variables.evar1 is the same variable as variables.eVar1"),
+        ("prop1.x = 1", "variables.prop1 is a table"),
+    ],
+)
+def test_a_name_for_no_variable_is_a_fault(line: str, said: str, tmp_path: Path) -> None:
+    path = tmp_path / "config.toml"
+    path.write_text(f"[variables]\n{line}\n")
+    with pytest.raises(ConfigError) as fault:
+        config.load(path, {})
+
+    assert said in str(fault.value)
 
 
 # What is wrong
@@ -803,13 +839,16 @@ timestamps = "required"
 def test_what_is_in_effect_says_who_set_it(tmp_path: Path) -> None:
     """As it was written, each setting once."""
     path = tmp_path / "config.toml"
-    path.write_text(CALM)
+    path.write_text(f'{CALM}\n[variables]\n"ctx.cart.size" = "Basket"\n')
     rows = config.effective(path, {"TRACKOFFLINE_QUEUE__MAX_AGE": "7d"})
 
     assert config.Setting("queue.max_age", '"7d"', "environment") in rows
     assert config.Setting("suites.unlisted", '"refuse"', "file") in rows
     assert config.Setting("suites.known.examplersid.timestamps", '"required"', "file") in rows
     assert config.Setting("upstream.timeout", '"30s"', "default") in rows
+    assert config.Setting('variables."ctx.cart.size"', '"Basket"', "file") in rows
+    told = config.as_json(rows, "")["values"]
+    assert told["variables"] == {'"ctx.cart.size"': {"value": "Basket", "from": "file"}}
     assert len(model.settings()) == len({row.key for row in rows}) == len(rows)
 
 
@@ -822,11 +861,12 @@ def example_lines() -> list[tuple[str, str, str, bool]]:
     for line in EXAMPLE.read_text(encoding="utf-8").splitlines():
         bare = line.removeprefix("# ")
         header = re.match(r"\[([a-z.]+)\]", bare)
-        pair = re.match(r"([a-z_]+) = (.+?) *(# example)?$", bare)
+        pair = re.match(r"([A-Za-z0-9_]+) = (.+?) *(# example)?$", bare)
         if header:
             section = header[1].replace("examplersid", "<rsid>")
         elif pair:
-            found.append((f"{section}.{pair[1]}", pair[2], line, bool(pair[3])))
+            name = "<name>" if section == "variables" else pair[1]
+            found.append((f"{section}.{name}", pair[2], line, bool(pair[3])))
     return found
 
 
@@ -895,3 +935,46 @@ def test_loading_imports_neither_the_server_nor_tls() -> None:
     )
 
     assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0
+
+
+# The schema is the model
+
+
+def keys(schema: dict[str, Any], *above: str) -> Iterator[tuple[str, ...]]:
+    """Every key that a schema describes, as the model names it."""
+    for name, one in schema.get("properties", {}).items():
+        yield from keys(one, *above, name) if one.get("type") == "object" else [(*above, name)]
+    more = schema.get("additionalProperties")
+    if isinstance(more, dict):
+        is_suite = "properties" in more
+        yield from keys(more, *above, "<rsid>") if is_suite else [(*above, "<name>")]
+
+
+def test_the_schema_has_every_setting_with_its_default_and_its_meaning() -> None:
+    assert list(keys(config.schema())) == list(model.settings())
+    for path, setting in model.settings().items():
+        said: dict[str, Any] = config.schema()
+        for name in path:
+            if name == "<name>":
+                break
+            said = said["additionalProperties" if name == "<rsid>" else "properties"]
+            said = said if name == "<rsid>" else said[name]
+        assert said["description"] == setting.description
+        if setting.default_factory is None and not setting.is_required():
+            assert said["default"] == setting.default
+            assert not list(Draft202012Validator(said).iter_errors(said["default"])), path
+
+
+def test_the_schema_takes_what_a_start_takes_and_marks_a_misspelt_key() -> None:
+    """The example file; a key, a section and a word that are none."""
+    check = Draft202012Validator(config.schema())
+    Draft202012Validator.check_schema(config.schema())
+    assert not list(check.iter_errors(tomllib.loads(EXAMPLE.read_text(encoding="utf-8"))))
+    faults: tuple[dict[str, Any], ...] = (
+        {"queue": {"max_hitz": 1}},
+        {"queu": {}},
+        {"suites": {"known": {"a": {"timestamps": "requird"}}}},
+        {"upstream": {}},
+    )
+    for wrong in faults:
+        assert list(check.iter_errors(wrong)), wrong

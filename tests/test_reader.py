@@ -181,6 +181,7 @@ def test_what_the_daemon_knows_arrives_whole() -> None:
         frozenset({1, 2}),
         {3: 4},
         "https://edge.adobedc.net",
+        {"evar12": "Search term"},
     )
 
     said = json.loads(json.dumps(reader_module._as_json(told)))

@@ -20,11 +20,11 @@ from hypothesis import strategies as st
 from proxy.core.decode import decode
 from proxy.core.findings import findings
 from proxy.core.hit import Request, Suites
+from proxy.core.names import as_json
 from proxy.core.render import (
     CSV_HEADER,
     HAR_END,
     HAR_START,
-    as_json,
     csv_row,
     curl,
     finding_json,
@@ -239,7 +239,7 @@ def test_what_nobody_could_send_is_no_request(row: dict[str, object]) -> None:
 
 
 def test_a_hit_in_json_has_the_fields_of_the_contract() -> None:
-    found = json.loads(json.dumps(as_json(decode(HIT))))
+    found = json.loads(json.dumps(as_json(decode(HIT), {})))
     assert found.keys() == {
         "protocol",
         "kind",

@@ -353,6 +353,38 @@ async def test_a_hit_is_shown_in_adobes_names(busy: Served, look: Look) -> None:
         assert (await cell.locator("code").first.text_content()) == value, name
 
 
+async def test_a_hit_is_compared_with_the_one_before_it(serve: Serve, look: Look) -> None:
+    """What changed, came and went is marked, by the site's own names; pressed again, it is not."""
+    daemon = await serve(None, {"variables.eVar12": "Search term"})
+    await send(daemon, beacon("Home", "v12=boots&c5=x"), beacon("Other", visitor="fid=8"))
+    await send(daemon, beacon("Basket", "v12=shoes&ch=Shop"))
+    screen = await look(daemon, "/hits/3")
+    marked = screen.page.locator(".pane tr.changed")
+    await screen.has("Search term", ".pane")
+    assert await marked.count() == 0
+
+    await screen.press("Compare", ".pane")
+    await screen.has("4 fields differ from", ".pane")
+    said = [" ".join((await row.inner_text()).split()) for row in await marked.all()]
+    assert said == [
+        "pageName Basket was Home",
+        "channel ch Shop new",
+        "eVar12 Search term v12 shoes was boots",
+        "prop5 c5 gone, was x",
+    ]
+    await screen.until("document.activeElement.textContent === 'Compare'")
+    await screen.page.evaluate(AXE.read_text())
+    assert await screen.page.evaluate(IMPACT) == []
+    await screen.press("Compare", ".pane")
+    await screen.until("!document.querySelector('tr.changed')")
+
+    await screen.press("Close the hit")
+    for name in ("Other", "Basket"):
+        await screen.page.get_by_role("checkbox", name=f"Select {name}").check()
+    await screen.press("Compare", ".chosen")
+    await screen.has("the other one selected", ".pane")
+
+
 async def test_an_open_hit_stands_still_and_says_that_it_changed(
     busy: Served, adobe: FakeCollector, look: Look
 ) -> None:

@@ -6,9 +6,13 @@ Source: click's own shell completion.
 
 from __future__ import annotations
 
+import csv
+import itertools
 import json
 import os
+from collections.abc import Iterable
 from dataclasses import asdict
+from typing import TextIO
 
 import click
 from click.shell_completion import get_completion_class
@@ -63,6 +67,62 @@ def table_(_: Options) -> None:
     from proxy.config import table  # noqa: PLC0415 - as above
 
     click.echo(table())
+
+
+@config.command("schema")
+@click.pass_obj
+def schema_(_: Options) -> None:
+    """The settings as a JSON Schema, for an editor.
+
+    In VS Code with Even Better TOML, the first line of the file then says
+    "#:schema ./trackoffline.schema.json".
+    """
+    from proxy.config import schema  # noqa: PLC0415 - as above
+
+    click.echo(json.dumps(schema(), indent=2))
+
+
+@config.command("variables")
+@click.argument("sheet", metavar="FILE|-", type=click.File("r", encoding="utf-8-sig"))
+@click.pass_obj
+def variables_(options: Options, sheet: TextIO) -> None:
+    """A [variables] section out of a sheet.
+
+    A solution design reference saved as CSV: of each line the first cell that names a variable
+    or an event, and the next one that says something. It is printed, to be put into the
+    configuration.
+    """
+    found = named(sheet)
+    if not found:
+        raise Stop(Exit.FAULT, "no line has a variable such as eVar12 and a name behind it")
+    if options.json:
+        click.echo(json.dumps(dict(found)))
+        return
+    click.echo("[variables]")
+    for variable, name in found:
+        key = variable if variable.isalnum() else json.dumps(variable)
+        click.echo(f"{key} = {json.dumps(name, ensure_ascii=False)}")
+
+
+def named(lines: Iterable[str]) -> list[tuple[str, str]]:
+    """Variables and what a sheet calls them; of a variable that comes again, the first.
+
+    Sheets have all kinds of columns, and headings in between.
+    """
+    from proxy.config.values import LONGEST_LABEL  # noqa: PLC0415 - as above
+    from proxy.core.names import spelled  # noqa: PLC0415 - as above
+
+    rows = list(lines)
+    semicolons, commas = (sum(row.count(mark) for row in rows) for mark in ";,")
+    found: dict[str, tuple[str, str]] = {}
+    for row in csv.reader(rows, delimiter=";" if semicolons > commas else ","):
+        cells = [" ".join(cell.split()) for cell in row]
+        variable, *rest = [*itertools.dropwhile(lambda cell: not spelled(cell), cells), ""]
+        name = next(filter(None, rest), "")
+        if name and name.isprintable():
+            variable = spelled(variable) or variable
+            found.setdefault(variable.lower(), (variable, name[:LONGEST_LABEL]))
+    return list(found.values())
 
 
 @click.command(cls=Verb)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -43,7 +43,7 @@ def decode(options: Options, urls: tuple[str, ...], body: str | None) -> None:
     """
     from proxy.cli import pasted  # noqa: PLC0415 - tables that `--help` need not pay for
 
-    suites = _suites(options)
+    suites, called = _suites(options)
     missed = count = 0
     given = b"" if body is None else _body(body)
     lines = given.splitlines(keepends=True) if given and not urls else _lines(urls)
@@ -52,7 +52,7 @@ def decode(options: Options, urls: tuple[str, ...], body: str | None) -> None:
             missed += 1
             click.echo(f"line {found.line} {found.why}", err=True)
             continue
-        _say(options, _found(found.request, suites, is_whole=found.is_whole), count)
+        _say(options, _found(found.request, suites, called, is_whole=found.is_whole), count)
         count += 1
     if missed:
         raise Stop(Exit.FAULT)
@@ -79,9 +79,11 @@ def _body(text: str) -> bytes:
         raise Stop(Exit.FAULT, f"{text[1:]}: {error.strerror or error}") from error
 
 
-def _found(request: Request, suites: Suites, *, is_whole: bool) -> dict[str, Any]:
+def _found(
+    request: Request, suites: Suites, called: Mapping[str, str], *, is_whole: bool
+) -> dict[str, Any]:
     """What the API would say of the hit, as far as the hit alone tells it."""
-    from proxy.core import render  # noqa: PLC0415 - as above
+    from proxy.core import names, render  # noqa: PLC0415 - as above
     from proxy.core.edge import findings  # noqa: PLC0415 - as above
     from proxy.core.edge.decode import decode as decoded_  # noqa: PLC0415 - as above
 
@@ -92,7 +94,7 @@ def _found(request: Request, suites: Suites, *, is_whole: bool) -> dict[str, Any
         "kind": decoded.kind,
         "title": decoded.title,
         "suites": decoded.suites,
-        "decoded": render.as_json(decoded),
+        "decoded": names.as_json(decoded, called),
         "findings": [
             render.finding_json(one)
             for one in found
@@ -113,12 +115,13 @@ def _say(options: Options, found: dict[str, Any], number: int) -> None:
         click.echo(line)
 
 
-def _suites(options: Options) -> Suites:
-    """The report suites of the configuration, where there is one that can be read."""
+def _suites(options: Options) -> tuple[Suites, Mapping[str, str]]:
+    """The report suites and names of the configuration, where there is one that can be read."""
     from proxy.core.hit import Suites  # noqa: PLC0415 - as above
 
     if settings.find(options) is None:
-        return Suites({})
+        return Suites({}), {}
     from proxy import config  # noqa: PLC0415 - pydantic costs 0.1 s
 
-    return config.suites(settings.read(options).config)
+    found = settings.read(options).config
+    return config.suites(found), config.names(found)

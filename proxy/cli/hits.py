@@ -25,6 +25,7 @@ AGAIN_S = 0.5
 # Of what a wait can be asked for at a time: shorter than the answer to any question may take.
 WAIT_S = 5.0
 MOST_AT_ONCE = 500
+BEFORE = "before"  # the hit before it, of the same visitor
 EXPECTED = re.compile(r"(\d{1,9})(?:(\.\.)(\d{1,9})?)?", re.ASCII)
 
 
@@ -214,16 +215,33 @@ def _as_id(_: click.Context, _param: click.Parameter, value: str) -> int:
     return int(text)
 
 
+def _as_other(ctx: click.Context, param: click.Parameter, value: str | None) -> str | None:
+    return value if value in (None, BEFORE) else str(_as_id(ctx, param, value))
+
+
 @click.command(cls=Verb)
 @click.argument("id_", metavar="ID", callback=_as_id)
 @click.option("--raw", is_flag=True, help="The request as it stands on the disk.")
 @click.option("--curl", is_flag=True, help="A command that sends it again.")
+@click.option(
+    "--compare",
+    metavar="[OTHER]",
+    is_flag=False,
+    flag_value=BEFORE,
+    callback=_as_other,
+    help="What it says otherwise than the hit before it of the same visitor, or than hit OTHER.",
+)
 @click.option("--unredacted", is_flag=True, help="With cookies, which tell who somebody is.")
 @click.pass_obj
-def hit(options: Options, id_: int, raw: bool, curl: bool, unredacted: bool) -> None:
+def hit(
+    options: Options, id_: int, raw: bool, curl: bool, compare: str | None, unredacted: bool
+) -> None:
     """All that is known of one hit."""
-    if raw + curl + bool(options.json) > 1:
-        raise click.UsageError("--raw, --curl, --json: choose one")
+    if raw + curl + (bool(options.json) or compare is not None) > 1:
+        raise click.UsageError("--raw, --curl, --json or --compare: choose one")
+    if compare is not None:
+        _compare(options, id_, compare)
+        return
     with kept.source(options) as source:
         found: Row | str | None
         if raw:
@@ -243,6 +261,21 @@ def hit(options: Options, id_: int, raw: bool, curl: bool, unredacted: bool) -> 
 
         for line in tell.detail_lines(found):
             click.echo(line)
+
+
+def _compare(options: Options, id_: int, with_: str) -> None:
+    other = None if with_ == BEFORE else int(with_)
+    with kept.source(options) as source:
+        found = source.compare(id_, other)
+    if found is None:
+        raise Stop(Exit.FAULT, f"no hit #{id_} is kept" + (f", or no #{other}" if other else ""))
+    if options.json:
+        click.echo(json.dumps(found, indent=2))
+        return
+    from proxy.cli import tell  # noqa: PLC0415 - needed here alone
+
+    for line in tell.compared_lines(found):
+        click.echo(line)
 
 
 def _print(text: str) -> None:

@@ -27,6 +27,7 @@ class Source(Protocol):
 
     def page(self, q: str, cursor: str | None, limit: int) -> Row: ...
     def hit(self, id_: int, *, unredacted: bool) -> Row | None: ...
+    def compare(self, id_: int, other: int | None) -> Row | None: ...
     def raw(self, id_: int, *, unredacted: bool) -> str | None: ...
     def curl(self, id_: int, *, unredacted: bool) -> str | None: ...
     def export(self, kind: str, q: str, *, unredacted: bool) -> Iterator[bytes]: ...
@@ -45,6 +46,11 @@ class Asked:
     def hit(self, id_: int, *, unredacted: bool) -> Row | None:
         with contextlib.suppress(ask.Missing):
             return self.daemon.get(_path(id_), **_how(unredacted))
+        return None
+
+    def compare(self, id_: int, other: int | None) -> Row | None:
+        with contextlib.suppress(ask.Missing):
+            return self.daemon.get(_path(id_, "/compare"), **{"with": other})
         return None
 
     def raw(self, id_: int, *, unredacted: bool) -> str | None:
@@ -84,6 +90,9 @@ class Filed:
 
     def hit(self, id_: int, *, unredacted: bool) -> Row | None:
         return self._browser().hit(id_, unredacted=unredacted)
+
+    def compare(self, id_: int, other: int | None) -> Row | None:
+        return self._browser().compare(id_, other)
 
     def raw(self, id_: int, *, unredacted: bool) -> str | None:
         return self._browser().raw(id_, unredacted=unredacted)
@@ -144,6 +153,7 @@ class Filed:
                 config.suites(found.config),
                 browse.OURS if upstream is None else str(upstream.server),
                 edge_url=browse.OURS if edge is None else str(edge.server),
+                names=config.names(found.config),
             )
             self._opened = browse.Browser(path, told)
         return self._opened

@@ -73,6 +73,25 @@ def detail_lines(found: Mapping[str, Any]) -> list[str]:
     return [plain(line) for line in _detail(found)]
 
 
+def compared_lines(found: Mapping[str, Any]) -> list[str]:
+    """What one hit says otherwise than another: `-` as the other has it, `+` as this one."""
+    other = found["other"]
+    if other is None:
+        return [
+            "No hit of the same visitor is kept from before it."
+            if found["complete"]
+            else "None was found in the time there was: name one, `hit ID --compare OTHER`."
+        ]
+    lines = [f'against hit #{other["id"]} of {_moment(other["received_ms"])}, "{other["title"]}"']
+    for one in found["changes"]:
+        lines += [
+            f"{mark} {_called(one)}  {one[side]}".rstrip()
+            for mark, side in (("-", "before"), ("+", "after"))
+            if one[side] is not None
+        ]
+    return [plain(line) for line in (lines if lines[1:] else [*lines, "Nothing is different."])]
+
+
 def short(text: str, most: int = WIDEST) -> str:
     return text if len(text) <= most else f"{text[: most - 3]}..."
 
@@ -120,7 +139,12 @@ def _identity(one: Mapping[str, Any]) -> str:
 def _event(one: Mapping[str, Any]) -> str:
     value = f"={one['value']}" if one["value"] else ""
     serial = f":{one['serial']}" if one["serial"] else ""
-    return f"{one['name']}{value}{serial}"
+    return f"{_called(one)}{value}{serial}"
+
+
+def _called(one: Mapping[str, Any]) -> str:
+    """A variable or an event by Adobe's name, and by the site's where it has one."""
+    return f"{one['name']} {one['label']}" if one.get("label") else str(one["name"])
 
 
 def _products(products: Sequence[Mapping[str, Any]]) -> Iterator[str]:
@@ -131,7 +155,7 @@ def _products(products: Sequence[Mapping[str, Any]]) -> Iterator[str]:
             one["quantity"] or "-",
             one["price"] or "-",
             ", ".join(_event(event) for event in one["events"]) or "-",
-            ", ".join(f"{evar['name']}={evar['value']}" for evar in one["evars"]) or "-",
+            ", ".join(f"{_called(evar)}={evar['value']}" for evar in one["evars"]) or "-",
         )
         for one in products
     ]
@@ -145,10 +169,10 @@ def _group(group: Mapping[str, Any]) -> Iterator[str]:
     if group["id"] in FOLDED and fields:
         yield _line(group["title"], " ".join(f"{one['key']}={one['value']}" for one in fields))
         return
-    width = max((len(one["name"]) for one in fields), default=0)
+    width = max((len(_called(one)) for one in fields), default=0)
     for number, one in enumerate(fields):
         label = "" if number else group["title"]
-        yield _line(label, f"{one['name']:<{width}}  {one['value']}".rstrip())
+        yield _line(label, f"{_called(one):<{width}}  {one['value']}".rstrip())
 
 
 def _line(label: str, text: str) -> str:

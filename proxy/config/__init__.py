@@ -3,9 +3,10 @@
 The core never imports this; it is handed plain values (`suites`).
 """
 
-from proxy.config.checks import admin_token, suites, token_in, warnings
+from proxy.config.checks import admin_token, names, suites, token_in, warnings
 from proxy.config.load import find, load, queue_path
 from proxy.config.model import Config, Edge, LogFormat, LogLevel, Unlisted, Upstream, WhenFull
+from proxy.config.schema import schema
 from proxy.config.show import Setting, as_json, effective, table
 from proxy.config.values import Address, Server
 
@@ -25,7 +26,9 @@ __all__ = [
     "effective",
     "find",
     "load",
+    "names",
     "queue_path",
+    "schema",
     "suites",
     "table",
     "token_in",

@@ -44,6 +44,7 @@ def conflicts(config: Config) -> Iterator[Conflict]:
     yield from _edge_token(config)
     yield from _certificate(config)
     yield from _token(config)
+    yield from _named_twice(config)
     if config.retry.first > config.retry.max:
         yield Conflict(
             (("retry", "first"), ("retry", "max")),
@@ -78,6 +79,11 @@ def suites(config: Config) -> hit.Suites:
     )
 
 
+def names(config: Config) -> dict[str, str]:
+    """What the site calls Adobe's variables, in the core's own words."""
+    return {variable.lower(): name for variable, name in config.variables.items() if name}
+
+
 def admin_token(config: Config) -> str | None:
     """The token that opens the page, None when none is asked for."""
     if config.admin.token_file is None:
@@ -86,6 +92,17 @@ def admin_token(config: Config) -> str | None:
         return token_in(config.admin.token_file)
     except (OSError, ValueError) as error:
         raise ConfigError([f"admin.token_file: {_why(error)}"]) from error
+
+
+def _named_twice(config: Config) -> Iterator[Conflict]:
+    seen: dict[str, str] = {}
+    for name in config.variables:
+        before = seen.setdefault(name.lower(), name)
+        if before != name:
+            yield Conflict(
+                (("variables", name),),
+                f"variables.{name} is the same variable as variables.{before}; keep one",
+            )
 
 
 def _own_addresses(config: Config) -> Iterator[Conflict]:

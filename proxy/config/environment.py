@@ -9,7 +9,7 @@ Non-rule: one underscore is never ours, `TRACKOFFLINE_CONFIG` excepted: Kubernet
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import get_origin
 
@@ -34,15 +34,18 @@ class Variables:
     strays: dict[str, str] = field(default_factory=dict)
 
 
-def read(environ: Mapping[str, str], suites: list[str]) -> Variables:
-    """Every setting of `environ`; `suites` are the ids whose spelling the file decides."""
+def read(environ: Mapping[str, str], suites: list[str], variables: Sequence[str] = ()) -> Variables:
+    """Every setting of `environ`.
+
+    `suites` and `variables` are the names whose spelling the file decides.
+    """
     found = Variables()
     for name in sorted(environ):
         tail = name[len(PREFIX) :].lower()
         if not name.upper().startswith(PREFIX) or "__" not in f"_{tail}":
             continue
         try:
-            path = _path(tail, suites)
+            path = _path(tail, suites, variables)
         except ValueError as fault:
             found.strays[name] = str(fault)
             continue
@@ -54,11 +57,14 @@ def read(environ: Mapping[str, str], suites: list[str]) -> Variables:
     return found
 
 
-def _path(rest: str, suites: list[str]) -> model.KeyPath:
+def _path(rest: str, suites: list[str], variables: Sequence[str]) -> model.KeyPath:
     parts = rest.split("__")
     if parts[:2] == ["suites", "known"] and len(parts) > 3:
         # A suite id may itself have two underscores: the last part is the key.
         parts = ["suites", "known", _suite("__".join(parts[2:-1]), suites), parts[-1]]
+    if parts[:1] == ["variables"] and len(parts) == 2:
+        alike = [name for name in variables if name.lower() == parts[1]]
+        parts[1] = alike[0] if alike else parts[1]
     path = tuple(parts)
     if model.pattern(path) in model.settings():
         return path

@@ -94,7 +94,9 @@ def _unknown(path: KeyPath, value: object) -> str:
 def dotted(path: KeyPath) -> str:
     """A path as TOML writes it, the placeholder of a suite's id as it is."""
     return ".".join(
-        part if part == model.ANY_SUITE or _BARE.fullmatch(part) else json.dumps(part)
+        part
+        if part in (model.ANY_SUITE, model.ANY_VARIABLE) or _BARE.fullmatch(part)
+        else json.dumps(part)
         for part in path
     )
 

@@ -24,6 +24,7 @@ from proxy.core.hit import Timestamps, WhenLate
 
 KeyPath: TypeAlias = tuple[str, ...]
 ANY_SUITE = "<rsid>"
+ANY_VARIABLE = "<name>"
 
 
 class Unlisted(StrEnum):
@@ -321,18 +322,31 @@ class Config(Section):
     drain: Drain = Drain()
     admin: Admin = Admin()
     log: Log = Log()
+    variables: dict[
+        Annotated[str, AfterValidator(values.variable)],
+        Annotated[str, BeforeValidator(values.label)],
+    ] = Field(
+        default_factory=dict,
+        description="What you call a variable or an event, as `eVar12`, `event3` or "
+        '`"ctx.cart.size"`; shown beside Adobe\'s name.',
+    )
 
 
 @functools.cache
 def settings() -> dict[KeyPath, FieldInfo]:
-    """Every key there is, in the order of the sections; a suite's id stands as `<rsid>`."""
+    """Every key there is, in the order of the sections.
+
+    A suite's id stands as `<rsid>`, a variable's name as `<name>`.
+    """
     return dict(_fields(Config, ()))
 
 
 def pattern(path: KeyPath) -> KeyPath:
-    """A path with its report suite id, if it has one, replaced by `<rsid>`."""
+    """A path with what a person names, a suite or a variable, replaced by its placeholder."""
     if path[:2] == ("suites", "known") and len(path) > 2:
         return (*path[:2], ANY_SUITE, *path[3:])
+    if path[:1] == ("variables",) and len(path) == 2:
+        return (*path[:1], ANY_VARIABLE)
     return path
 
 
@@ -346,9 +360,10 @@ def names_below(path: KeyPath) -> list[str]:
 def _fields(model: type[BaseModel], path: KeyPath) -> Iterator[tuple[KeyPath, FieldInfo]]:
     for name, field in model.model_fields.items():
         table = _table(field)
+        is_map = get_origin(field.annotation) is dict
         if table is None:
-            yield (*path, name), field
-        elif get_origin(field.annotation) is dict:
+            yield (*path, name, *([ANY_VARIABLE] if is_map else [])), field
+        elif is_map:
             yield from _fields(table, (*path, name, ANY_SUITE))
         else:
             yield from _fields(table, (*path, name))

@@ -16,7 +16,7 @@ from typing import Any
 from proxy.config import model
 from proxy.config.faults import dotted
 from proxy.config.load import load_with_sources
-from proxy.config.model import ANY_SUITE, KeyPath
+from proxy.config.model import ANY_SUITE, ANY_VARIABLE, KeyPath
 from proxy.config.sources import Sources
 
 
@@ -43,7 +43,7 @@ def effective(path: Path | None, environ: Mapping[str, str]) -> list[Setting]:
     config, sources = load_with_sources(path, environ)
     return [
         Setting(dotted(key), _spelled(_written(sources, key)), sources.origin(key))
-        for key in _keys(list(config.suites.known))
+        for key in _keys(list(config.suites.known), list(config.variables))
         if (key[0] != "upstream" or config.upstream is not None)
         and (key[0] != "edge" or config.edge is not None)
     ]
@@ -54,16 +54,20 @@ def as_json(settings: Iterable[Setting], source: str) -> dict[str, Any]:
     values: dict[str, dict[str, Any]] = {}
     for setting in settings:
         section, _, key = setting.key.rpartition(".")
+        if setting.key.startswith("variables."):  # a name may have dots of its own
+            section, _, key = setting.key.partition(".")
         origin = "env" if setting.origin == "environment" else setting.origin
         values.setdefault(section, {})[key] = {"value": json.loads(setting.value), "from": origin}
     return {"source": source, "values": values}
 
 
-def _keys(suites: list[str]) -> Iterator[KeyPath]:
+def _keys(suites: list[str], variables: list[str]) -> Iterator[KeyPath]:
     """Every key, those of a suite once for each suite."""
     for key in model.settings():
-        if ANY_SUITE not in key:
+        if ANY_SUITE not in key and ANY_VARIABLE not in key:
             yield key
+    for name in variables:
+        yield ("variables", name)
     for rsid in suites:
         for key in model.settings():
             if ANY_SUITE in key:
@@ -79,6 +83,8 @@ def _written(sources: Sources, key: KeyPath) -> object:
 
 def _default(path: KeyPath) -> str:
     field = model.settings()[path]
+    if path[-1] == ANY_VARIABLE:
+        return "*none*"
     return "*required*" if field.is_required() else f"`{_spelled(field.default)}`"
 
 

@@ -94,7 +94,9 @@ def gather(path: Path | None, environ: Mapping[str, str]) -> tuple[Sources, list
         strays = environment.read(environ, []).strays
         problems = [in_environment(name, fault) for name, fault in strays.items()]
         raise in_order([unreadable.problem, *problems]) from unreadable
-    found = environment.read(environ, _suites(table))
+    named = table.get("variables")
+    variables = list(named) if isinstance(named, dict) else []
+    found = environment.read(environ, _suites(table), variables)
     problems = [in_environment(name, fault) for name, fault in found.strays.items()]
     return Sources(path, locate(text), found.names, _merged(table, found.values)), problems
 

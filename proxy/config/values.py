@@ -183,6 +183,9 @@ def datastreams(value: object) -> tuple[str, ...]:
     return tuple(names)
 
 
+LONGEST_LABEL = 64
+
+
 def rules(value: object) -> tuple[str, ...]:
     """A list of rules of findings, by their ids."""
     given = list(value) if isinstance(value, list | tuple) else [None]
@@ -202,9 +205,22 @@ def rules(value: object) -> tuple[str, ...]:
 
 def label(value: object) -> str:
     """A short name for people, on one line."""
-    if not isinstance(value, str) or not (value.isprintable() or not value) or len(value) > 64:
+    if not isinstance(value, str) or not value.isprintable() or len(value) > LONGEST_LABEL:
         raise ValueError('it must be a name of 64 characters at most, such as "store-17"')
     return value.strip()
+
+
+def variable(value: str) -> str:
+    """A variable, an event or context data, in any case."""
+    from proxy.core import names  # noqa: PLC0415 - tables that most need not pay for
+
+    if names.spelled(value) is None:
+        guess = nearest(value, names.known())
+        raise ValueError(
+            f'Adobe has no variable of this name; write "eVar12", "prop5", "event3" or '
+            f'"ctx.cart.size"{guess}'
+        )
+    return value
 
 
 def base_path(value: object) -> str:

@@ -107,8 +107,15 @@ _ROW: dict[str, Schema] = {
     "ambiguous": FLAG,
     "bytes": COUNT,
 }
+_LABEL: Schema = {"type": "string", "description": "what [variables] calls it, if anything"}
 _FIELD = _object(key=TEXT, name=TEXT, value=TEXT)
+_FIELD["properties"]["label"] = _LABEL
 _EVENT = _object(name=TEXT, value=TEXT, serial=TEXT)
+_EVENT["properties"]["label"] = _LABEL
+_CHANGE = _object(
+    group=TEXT, key=TEXT, name=TEXT, place=COUNT, before=_optional(TEXT), after=_optional(TEXT)
+)
+_CHANGE["properties"]["label"] = _LABEL
 _REQUEST = _object(method=TEXT, target=TEXT, headers=_list(_list(TEXT)), body=TEXT)
 _DECODED = _object(
     protocol=TEXT,
@@ -156,6 +163,9 @@ SCHEMAS: dict[str, Schema] = {
             "request": _REQUEST,
             "ts_sent": _optional(WHOLE),
         }
+    ),
+    "Compared": _object(
+        id=COUNT, other=_optional(_ref("Row")), changes=_list(_CHANGE), complete=FLAG
     ),
     "Hits": _object(
         hits=_list(_ref("Row")),
@@ -391,6 +401,14 @@ OPERATIONS: tuple[Operation, ...] = (
         TEXT,
         (UNREDACTED,),
         kind="text/plain",
+        problems=(400, 404),
+    ),
+    Operation(
+        "GET",
+        f"{API}/hits/{{id}}/compare",
+        "What it says otherwise than the hit before it of the same visitor, or than another one",
+        _ref("Compared"),
+        (Parameter("with", AFTER, "the id of the other hit"),),
         problems=(400, 404),
     ),
     Operation(

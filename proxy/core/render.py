@@ -16,7 +16,6 @@ from dataclasses import asdict
 from typing import Any, Final
 from urllib.parse import parse_qsl
 
-from proxy.core.decode import Decoded
 from proxy.core.findings import Finding, unix_ms
 from proxy.core.hit import Headers, Request
 from proxy.core.search import View
@@ -40,13 +39,6 @@ def redacted(headers: Headers) -> Headers:
 
 
 # -- JSON ------------------------------------------------------------------------------------
-
-
-def as_json(decoded: Decoded) -> dict[str, Any]:
-    """What a hit says, as the API tells it."""
-    found = asdict(decoded)
-    del found["suites"]
-    return found
 
 
 def finding_json(finding: Finding) -> dict[str, Any]:

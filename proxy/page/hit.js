@@ -7,7 +7,7 @@ import { get, post, text } from "./ask.js"
 import { copy } from "./dialogs.js"
 import { h, put } from "./dom.js"
 import { release } from "./held.js"
-import { exact, kind, moment, severity, state } from "./words.js"
+import { exact, kind, moment, number, plural, severity, span, state } from "./words.js"
 
 const GONE =
   "It is not kept any more. Delivered hits are kept for queue.keep_delivered; one that was requeued has a new number."
@@ -35,7 +35,22 @@ export class Hit {
     }
     if (!this.#isOpen) return
     this.hit = hit
-    this.#show(hit, "unredacted" in more)
+    this.isWhole = "unredacted" in more
+    this.#show(hit)
+  }
+
+  /** Mark what it says otherwise than another one, or than the one before it of its visitor. */
+  async compare(other = null) {
+    const found = await get(`hits/${this.id}/compare`, { with: other })
+    if (!this.#isOpen) return
+    this.against = { ...found, isChosen: other !== null }
+    this.#compared()
+  }
+
+  #compared() {
+    if (!this.hit) return
+    this.#show(this.hit)
+    this.root.querySelector(".compare").focus({ preventScroll: true })
   }
 
   /** Not so when another was opened before the answer came. */
@@ -79,8 +94,9 @@ export class Hit {
     )
   }
 
-  #show(hit, isWhole) {
+  #show(hit) {
     const said = hit.decoded
+    const changes = new Changes(this.against?.changes ?? [])
     const wrong = new Map()
     for (const one of hit.findings) if (one.key) wrong.set(one.key, one)
     put(
@@ -98,12 +114,39 @@ export class Hit {
       ),
       this.#findings(hit.findings),
       hit.state === "held" ? release(hit.suites, hit.reason) : null,
+      this.#against(),
       this.#timeline(hit),
       this.#visitor(said.identities),
       this.#events(said.events),
       this.#products(said.products),
-      said.groups.map((group) => this.#group(group, wrong)),
-      this.#request(hit.request, isWhole),
+      said.groups.map((group) => this.#group(group, wrong, changes)),
+      changes.groups(said.groups).map((group) => this.#group(group, wrong, changes)),
+      this.#request(hit.request, this.isWhole),
+    )
+  }
+
+  /** With which hit it is compared, and how much is different. */
+  #against() {
+    if (!this.against) return null
+    const { other, changes, complete, isChosen } = this.against
+    if (!other) {
+      const why = complete
+        ? "No hit of this visitor is kept from before this one."
+        : "None was found among the newest hits; a filter such as visitor: finds older ones."
+      return h("p", { class: "against", role: "status" }, why)
+    }
+    const q = new URLSearchParams(location.search).get("q")
+    const later = span((this.hit.received_ms - other.received_ms) / 1_000)
+    return h(
+      "p",
+      { class: "against", role: "status" },
+      changes.length ? `${plural(changes.length, "field")} differ from ` : "Nothing differs from ",
+      h(
+        "a",
+        { href: `/hits/${other.id}${q ? `?q=${encodeURIComponent(q)}` : ""}` },
+        other.title || `hit ${other.id}`,
+      ),
+      `, ${isChosen ? "the other one selected" : "the hit before it of the same visitor"}, ${later} earlier.`,
     )
   }
 
@@ -151,6 +194,21 @@ export class Hit {
             copied(() => text(`hits/${hit.id}/raw`)),
           ),
         ),
+      ),
+      h(
+        "button",
+        {
+          type: "button",
+          class: "compare",
+          title: "With the hit before it of the same visitor",
+          "aria-pressed": String(Boolean(this.against)),
+          onclick: () => {
+            if (!this.against) return this.app.attempt(() => this.compare())
+            this.against = null
+            return this.#compared()
+          },
+        },
+        "Compare",
       ),
       hit.state === "dead" ? press("Requeue", requeue) : null,
       hit.state === "waiting" && (this.app.status?.forwarding ?? this.app.status?.edge)
@@ -276,8 +334,9 @@ export class Hit {
           at ? " " : "",
           h(
             "code",
-            {},
+            { title: one.label },
             one.name,
+            one.label ? h("em", {}, ` ${one.label}`) : null,
             one.value ? `=${one.value}` : "",
             one.serial ? `:${one.serial}` : "",
           ),
@@ -289,9 +348,10 @@ export class Hit {
   #products(products) {
     if (!products.length) return null
     const heads = ["Category", "Product", "Qty", "Price", "Events", "eVars"]
+    const called = (one) => (one.label ? `${one.name} ${one.label}` : one.name)
     const events = (one) =>
-      one.events.map((e) => (e.value ? `${e.name}=${e.value}` : e.name)).join(", ")
-    const evars = (one) => one.evars.map((v) => `${v.name}=${v.value}`).join(", ")
+      one.events.map((e) => (e.value ? `${called(e)}=${e.value}` : called(e))).join(", ")
+    const evars = (one) => one.evars.map((v) => `${called(v)}=${v.value}`).join(", ")
     return h(
       "div",
       { class: "scrolls", tabindex: "0", role: "group", "aria-label": "Products" },
@@ -330,14 +390,15 @@ export class Hit {
     )
   }
 
-  #group(group, wrong) {
+  #group(group, wrong, changes) {
     const table = h(
       "table",
       { class: "fields" },
       h(
         "tbody",
         {},
-        group.fields.map((one) => this.#field(one, wrong.get(one.key))),
+        group.fields.map((one) => this.#field(one, wrong.get(one.key), changes.of(group, one))),
+        changes.gone(group).map((one) => this.#field(one, undefined, one)),
       ),
     )
     if (!FOLDED.has(group.id)) return h("div", {}, h("h3", {}, group.title), table)
@@ -348,20 +409,23 @@ export class Hit {
         "summary",
         {},
         h("h3", {}, group.title),
-        h("span", { class: "muted" }, ` ${group.fields.length}`),
+        h("span", { class: "muted" }, ` ${group.fields.length}${changes.count(group)}`),
       ),
       table,
     )
   }
 
-  #field(one, finding) {
+  #field(one, finding, change) {
+    const isGone = change?.after === null
+    const marks = [finding?.severity, change ? "changed" : null].filter(Boolean)
     return h(
       "tr",
-      { class: finding ? finding.severity : null },
+      { class: marks.join(" ") || null },
       h(
         "th",
         { scope: "row" },
         one.name,
+        one.label ? h("em", {}, ` ${one.label}`) : null,
         one.key && !one.key.endsWith(one.name)
           ? h("small", { class: "muted" }, ` ${one.key}`)
           : null,
@@ -369,7 +433,8 @@ export class Hit {
       h(
         "td",
         {},
-        h("code", {}, one.value === "" ? "(empty)" : one.value),
+        isGone ? null : h("code", {}, one.value === "" ? "(empty)" : one.value),
+        change ? h("small", { class: "was" }, was(change)) : null,
         finding ? [" ", h("span", { class: `rule ${finding.severity}` }, finding.rule)] : null,
       ),
     )
@@ -395,4 +460,45 @@ export class Hit {
           ),
     )
   }
+}
+
+/** What differs from another hit, found by group and field. */
+class Changes {
+  constructor(changes) {
+    this.all = changes
+    this.byPlace = new Map(changes.map((one) => [place(one.group, one.name, one.place), one]))
+    this.seen = new Map()
+  }
+
+  /** The change of a group's field; to be asked of each one in their order. */
+  of(group, { name }) {
+    const key = `${group.id} ${name}`
+    const count = this.seen.get(key) ?? 0
+    this.seen.set(key, count + 1)
+    return this.byPlace.get(place(group.id, name, count))
+  }
+
+  /** What only the other hit has of a group. */
+  gone(group) {
+    return this.all.filter((one) => one.group === group.id && one.after === null)
+  }
+
+  count(group) {
+    const count = this.all.filter((one) => one.group === group.id).length
+    return count ? ` · ${number(count)} different` : ""
+  }
+
+  /** The groups that only the other hit has. */
+  groups(known) {
+    const ids = new Set(known.map((group) => group.id))
+    const found = this.all.filter((one) => !ids.has(one.group)).map((one) => one.group)
+    return [...new Set(found)].map((id) => ({ id, title: `Only before: ${id}`, fields: [] }))
+  }
+}
+
+const place = (...parts) => JSON.stringify(parts)
+
+function was({ before, after }) {
+  if (before === null) return " new"
+  return `${after === null ? "gone, was " : " was "}${before === "" ? "(empty)" : before}`
 }

@@ -613,6 +613,9 @@ export class Hits {
         { type: "button", onclick: (event) => this.#copied(event.currentTarget) },
         "Copy as cURL",
       ),
+      count === 2
+        ? h("button", { type: "button", onclick: () => this.#compare() }, "Compare")
+        : null,
       dead.length
         ? h(
             "button",
@@ -622,6 +625,13 @@ export class Hits {
         : null,
       h("button", { type: "button", class: "quiet", onclick: () => this.#unpick() }, "Clear"),
     )
+  }
+
+  /** The later one is shown, with what the earlier one says otherwise. */
+  #compare() {
+    const [earlier, later] = [...this.selected].sort((a, b) => a - b)
+    this.app.go(this.#at(later))
+    this.app.attempt(() => this.hit.compare(earlier))
   }
 
   #unpick() {

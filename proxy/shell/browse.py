@@ -24,7 +24,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Self, TypeAlias
 
-from proxy.core import advice, beacon, render, search, stamp, wire
+from proxy.core import advice, beacon, names, render, search, stamp, wire
+from proxy.core.compare import Change, changes
 from proxy.core.decode import Decoded
 from proxy.core.edge import datastream, findings
 from proxy.core.edge.decode import decode
@@ -83,6 +84,11 @@ _OF_SUITES = """
     SELECT id, boot, received_ms, suites, head(content), 1, NULL FROM dead
     WHERE id < :below
     ORDER BY 1 DESC LIMIT :most"""
+_LANES = """
+    SELECT id, lane FROM hits WHERE id < :below UNION ALL
+    SELECT id, lane FROM dead WHERE id < :below
+    ORDER BY 1 DESC LIMIT :most"""
+MOST_LANES = 5_000
 # What `_rows` takes, in this order.  (Numbers with a sequence are on their way out of sqlite3.)
 _NAMES = ("below", "most")
 _ORDER = " ORDER BY 1 DESC LIMIT :most"
@@ -93,7 +99,7 @@ class Told:
     """What the file does not know: the configured suites, and what the daemon is doing.
 
     `base_url` is where hits go, `edge_url` where events do; `sending` are those in flight,
-    `tries` the failed tries of those that wait for another.
+    `tries` the failed tries of those that wait for another; `names` are the site's own.
     """
 
     suites: Suites = field(default_factory=lambda: Suites({}))
@@ -101,6 +107,7 @@ class Told:
     sending: frozenset[int] = frozenset()
     tries: Mapping[int, int] = field(default_factory=dict)
     edge_url: str = OURS
+    names: names.Names = field(default_factory=dict)
 
     def goes_to(self, hit: Hit) -> str:
         """The server of its protocol, as its lane tells."""
@@ -211,12 +218,59 @@ class Browser:
             return None
         seen = self.see(kept)
         return self.row(seen) | {
-            "decoded": render.as_json(seen.decoded),
+            "decoded": names.as_json(seen.decoded, self.told.names),
             "findings": [render.finding_json(one) for one in seen.findings],
             "timeline": _timeline(kept),
             "request": render.request_json(kept.hit.request, unredacted=unredacted),
             "ts_sent": kept.ts,
         }
+
+    def compare(self, id_: int, other: int | None = None) -> Json | None:
+        """What a hit says otherwise than another one; None when one of them is not kept.
+
+        The other one is that which came before it from the same visitor to the same suites,
+        unless it is named; null when there is none, or none was found in the time there is.
+        """
+        kept = self.find(id_)
+        if kept is None:
+            return None
+        complete = True
+        if other is None:
+            other, complete = self._before(kept.hit)
+        before = None if other is None else self.find(other)
+        if before is None:
+            found: Json = {"id": id_, "other": None, "changes": [], "complete": complete}
+            return found if other is None else None
+        old, new = self.see(before), self.see(kept)
+        return {
+            "id": id_,
+            "other": self.row(old),
+            "changes": [self._change(one) for one in changes(old.decoded, new.decoded)],
+            "complete": complete,
+        }
+
+    def _before(self, hit: Hit) -> tuple[int | None, bool]:
+        """The hit before this one in its lane; whether all that are kept were looked at."""
+        looked = _Looked(hit.id, self.work_s)
+        while rows := self._rows(_LANES, looked.at, MOST_LANES):
+            for id_, lane in rows:
+                if lane == hit.lane:
+                    return id_, True
+            looked.at = rows[-1][0]
+            if looked.is_over:
+                return None, not self._any_below(looked.at)
+        return None, True
+
+    def _change(self, one: Change) -> Json:
+        label = names.called(one.field, one.group, self.told.names)
+        return {
+            "group": one.group,
+            "key": one.field.key,
+            "name": one.field.name,
+            "place": one.place,
+            "before": one.before,
+            "after": one.after,
+        } | ({} if label is None else {"label": label})
 
     def raw(self, id_: int, *, unredacted: bool = False) -> str | None:
         """The request as it would be written on a connection, a character for a byte."""

@@ -38,6 +38,7 @@ class Reading(Protocol):
     async def hit(self, id_: int, *, unredacted: bool) -> bytes | None: ...
     async def raw(self, id_: int, *, unredacted: bool) -> bytes | None: ...
     async def curl(self, id_: int, *, unredacted: bool) -> bytes | None: ...
+    async def compare(self, id_: int, other: int | None) -> bytes | None: ...
     async def export(
         self, kind: str, q: str, cursor: int | None, *, unredacted: bool
     ) -> tuple[bytes, int | None]: ...
@@ -64,6 +65,7 @@ class Hits:
             web.get("/api/v1/hits/{id:[0-9]{1,18}}", self._hit),
             web.get("/api/v1/hits/{id:[0-9]{1,18}}/raw", self._raw),
             web.get("/api/v1/hits/{id:[0-9]{1,18}}/curl", self._curl),
+            web.get("/api/v1/hits/{id:[0-9]{1,18}}/compare", self._compare),
             web.get("/api/v1/hits.ndjson", self._ndjson),
             web.get("/api/v1/hits.csv", self._csv),
             web.get("/api/v1/hits.har", self._har),
@@ -102,6 +104,11 @@ class Hits:
             int(request.match_info["id"]), unredacted=_unredacted(request)
         )
         return _text(_there(found))
+
+    async def _compare(self, request: web.Request) -> web.Response:
+        other = asked.number(request, "with", 0, 0) if "with" in request.query else None
+        found = await self._reading.compare(int(request.match_info["id"]), other)
+        return _json(_there(found))
 
     async def _counts(self, request: web.Request) -> web.Response:
         return _json(await self._reading.counts(_q(request), _cursor(request)))

@@ -209,6 +209,7 @@ def _as_json(told: Told) -> dict[str, Any]:
         "edge_url": told.edge_url,
         "sending": list(told.sending),
         "tries": list(told.tries.items()),
+        "names": dict(told.names),
     }
 
 
@@ -226,6 +227,7 @@ def _from_json(said: dict[str, Any]) -> Told:
         frozenset(said["sending"]),
         dict(said["tries"]),
         said["edge_url"],
+        said["names"],
     )
 
 
