@@ -201,6 +201,7 @@ class Daemon:
             edge,
             names=lambda: self.names,
         )
+        self.desk.lanes = self.reading.lanes
         incoming = Incoming(
             queue, lambda: self.suites, lambda: self.intake.spoken, is_capture=not roads
         )

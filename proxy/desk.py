@@ -12,7 +12,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -39,6 +39,12 @@ ALIVE_S = 10.0
 STUCK_S = 180.0
 
 
+async def none(_q: str | None, _ids: Sequence[int] | None) -> AsyncIterator[list[int]]:
+    """Of hits that nobody can look at, none is found."""
+    return
+    yield []
+
+
 @dataclass(slots=True)
 class Desk:
     """The daemon as a person sees it.  `drain` is that of Analytics, None in capture mode."""
@@ -55,6 +61,7 @@ class Desk:
     settings: Callable[[], dict[str, Any]] = dict
     roads: Iterable[Road] = ()
     label: str = ""
+    lanes: Callable[[str | None, Sequence[int] | None], AsyncIterator[list[int]]] = none
 
     # -- looking -------------------------------------------------------------------------
 
@@ -241,10 +248,19 @@ class Desk:
         self._held(None)
         log.info("forwarding again")
 
-    def retry(self) -> None:
-        """Try the collection server at once."""
-        for drain in self.drains:
-            drain.retry()
+    async def retry(self, q: str | None = None, ids: Sequence[int] | None = None) -> dict[str, Any]:
+        """Try the collection server at once; what was said to wait for it, or only these hits.
+
+        `visitors` are those who waited out a failure and go now: a hit waits behind its
+        visitor's earlier ones.  `matched` are the waiting hits that were meant.
+        """
+        if q is None and ids is None:
+            return {"visitors": sum(drain.retry() for drain in self.drains), "matched": None}
+        visitors = matched = 0
+        async for lanes in self.lanes(q, ids):
+            matched += len(lanes)
+            visitors += sum(drain.retry(set(lanes)) for drain in self.drains)
+        return {"visitors": visitors, "matched": matched}
 
     async def remember(self) -> None:
         """What a person asked for before the last restart."""

@@ -14,7 +14,7 @@ import asyncio
 import contextlib
 import traceback
 from collections import Counter, OrderedDict, deque
-from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from collections.abc import Awaitable, Callable, Collection, Coroutine, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
 from math import inf
@@ -269,13 +269,18 @@ class Drain:
         self._recall()
         self._feed.news.set()
 
-    def retry(self) -> None:
-        """Try at once: probe the link, and let every lane go that waits out a failure."""
+    def retry(self, lanes: Collection[int] | None = None) -> int:
+        """Try at once: probe the link, and let every lane go that waits out a failure; how many.
+
+        With `lanes`, these only; then a pause that the server asked for is not cut short.
+        """
         now = asyncio.get_running_loop().time()
         self.link.retry_now(now)
-        self.pace.retry_now(now)
-        self._schedule.release_all()
+        if lanes is None:
+            self.pace.retry_now(now)
+        released = self._schedule.release_all(lanes)
         self._feed.news.set()
+        return released
 
     def change_policy(self, policy: Policy) -> None:
         """What failures cost from now on, and how fast a backlog leaves."""

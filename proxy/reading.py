@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from math import inf
 from typing import Any
 
@@ -30,7 +30,7 @@ MOST_TRIES = 1_000
 # A table of suites is kept so long, or so many times as long as it took; it has so many parts.
 KEEP_S, KEEP_TIMES, MOST_PARTS = 1.0, 10.0, 40
 # What a person decides waits for nothing, nor does what a monitor or a sample takes now and then.
-AT_ONCE = frozenset({"ids", "rows", "examine"})
+AT_ONCE = frozenset({"ids", "lanes", "rows", "examine"})
 # Of these there is one piece only.
 WHOLE = frozenset({"groups"})
 COUNTED = ("waiting", "received_24h", "delivered_24h", "dead")
@@ -144,6 +144,20 @@ class Reading:
             cursor = page["cursor"]
             if cursor is None:
                 return ids
+
+    async def lanes(self, q: str | None, ids: Sequence[int] | None) -> AsyncIterator[list[int]]:
+        """The lanes of the waiting hits that are meant, a hit each, piece by piece."""
+        if q is None:
+            ids = [] if ids is None else ids
+            yield json.loads((await self._ask("lanes", ids=list(ids))).body)["lanes"]
+            return
+        cursor: int | None = None
+        while True:
+            page = json.loads((await self._ask("lanes", q=q, cursor=cursor)).body)
+            yield page["lanes"]
+            cursor = page["cursor"]
+            if cursor is None:
+                return
 
     async def requeue(self, ids: Sequence[int]) -> int:
         """These dead letters wait again; how many."""

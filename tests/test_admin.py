@@ -11,6 +11,7 @@ import socket
 import time
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import aiohttp
 import pytest
@@ -165,6 +166,46 @@ async def test_retry_tries_at_once(serve: Serve, adobe: FakeCollector) -> None:
     assert (await served.tell("/api/v1/forwarding/retry")).status == 200
 
     await served.until(lambda status: status["delivered"] == 1)
+
+
+async def shaken(serve: Serve, adobe: FakeCollector) -> Served:
+    """The link is up, and two visitors' hits wait an hour for their next try."""
+    slow = {**OPTIONAL, "retry.first": "1h", "retry.max": "1h", "retry.attempts": 1000}
+    served = await serve(adobe, slow)
+    await served.hits(range(1), suite="fine")
+    await served.until(lambda status: status["delivered"] == 1)
+    # Another one is delivered while they are on their way, so that it is they who fail.
+    adobe.when(b"shaky", fake.latency(0.3) | fake.status(500))
+    await served.hits(range(1, 3), suite="shaky", visitors=9)
+    await adobe.until(lambda: adobe.counts.requests >= 3)
+    await served.hits(range(3, 4), suite="fine")
+    await served.until(lambda status: status["forwarding"]["sends"].get("retry", 0) == 2)
+    assert (await served.status())["forwarding"]["link"] == "online"
+    adobe.heal()
+    return served
+
+
+@pytest.mark.parametrize("which", [{"q": "page:p2"}, {"ids": [3, 99]}])
+async def test_one_hit_is_tried_at_once_and_no_other(
+    serve: Serve, adobe: FakeCollector, which: dict[str, Any]
+) -> None:
+    """Though both wait out a failure."""
+    served = await shaken(serve, adobe)
+
+    said = (await served.tell("/api/v1/forwarding/retry", which)).json()
+
+    assert said["tried"] == {"visitors": 1, "matched": 1}
+    await served.until(lambda status: status["delivered"] == 3)
+    (row,) = (await served.ask("/api/v1/hits?q=is:waiting")).json()["hits"]
+    assert (row["title"], row["tries"]) == ("p1", 1)
+    everything = (await served.tell("/api/v1/forwarding/retry")).json()
+    assert everything["tried"] == {"visitors": 1, "matched": None}
+    await served.until(lambda status: status["delivered"] == 4)
+
+
+@pytest.mark.parametrize("body", [{"q": 1}, {"ids": ["x"]}, {"q": "", "ids": []}, {"all": True}])
+async def test_a_retry_of_what_is_not_understood_is_refused(served: Served, body: object) -> None:
+    problem(await served.tell("/api/v1/forwarding/retry", body), 400)
 
 
 # -- dead letters ----------------------------------------------------------------------------------

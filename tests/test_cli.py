@@ -776,6 +776,13 @@ async def test_forwarding_is_held_and_let_go(
     assert (await shell("online", "--quiet")).out == ""
     assert (await served.status())["state"] != "held"
     assert (await shell("retry", "--json")).json()["state"] != "held"
+    assert (await shell("retry", "page:nothing")).code == Exit.FAULT
+    await adobe.cut()
+    await served.hits(range(2))
+    await served.until(lambda status: status["state"] == "offline")
+    said = await shell("retry", "page:p1")
+    assert (said.code, said.err.partition(";")[0]) == (0, "1 hit waits")
+    assert said.out.startswith("Offline")
 
 
 @pytest.mark.parametrize("length", ["soon", "5", "-1h", "0s", ""])

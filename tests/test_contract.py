@@ -113,6 +113,7 @@ async def test_real_answers_are_what_the_document_says(bereaved: Served, place: 
         ("forwarding/offline", {"for": "2h"}),
         ("forwarding/online", {}),
         ("forwarding/retry", {}),
+        ("forwarding/retry", {"q": "page:p1"}),
         ("test-hit", {"suite": "a"}),
         ("hits/requeue", {"q": "suite:gone"}),
         ("hits/discard", {"ids": [1]}),

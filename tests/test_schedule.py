@@ -105,10 +105,11 @@ class AgainstAModel(RuleBasedStateMachine):
             if self.lanes[lane].until <= self.now:
                 self.lanes[lane].state = "ready"
 
-    @rule()
-    def release_all(self) -> None:
-        self.schedule.release_all()
-        for lane in self.of_state("later"):
+    @rule(among=st.none() | st.sets(st.integers(0, 7)))
+    def release_all(self, among: set[int] | None) -> None:
+        waiting = [lane for lane in self.of_state("later") if among is None or lane in among]
+        assert self.schedule.release_all(among) == len(waiting)
+        for lane in waiting:
             self.lanes[lane].state = "ready"
 
     @rule(back=st.integers(0, 10), spare=st.integers(0, 2**12), flying=st.booleans())

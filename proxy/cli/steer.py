@@ -11,8 +11,9 @@ from typing import Any
 
 import click
 
-from proxy.cli import ask
-from proxy.cli.options import Options, Verb
+from proxy.cli import ask, filters
+from proxy.cli.exits import Exit, Stop
+from proxy.cli.options import Options, Verb, note
 
 
 @click.command(cls=Verb)
@@ -31,11 +32,24 @@ def online(options: Options) -> None:
     _tell(options, "online", {})
 
 
-@click.command(cls=Verb)
+@click.command(cls=Verb, epilog=filters.HELP)
+@click.argument("filter_", metavar="[FILTER]", nargs=-1)
 @click.pass_obj
-def retry(options: Options) -> None:
-    """Try the collection server at once."""
-    _tell(options, "retry", {})
+def retry(options: Options, filter_: tuple[str, ...]) -> None:
+    """Try the collection server at once.
+
+    With a filter only the visitors of the waiting hits it finds go now, as with 'id:12'; their
+    earlier hits go first. Dead letters go back with `dead requeue`.
+    """
+    q = filters.read(filter_)
+    found = _tell(options, "retry", {"q": q} if q else {})
+    if not q or options.json:
+        return
+    tried = found["tried"]
+    if not tried["matched"]:
+        raise Stop(Exit.FAULT, "No waiting hit matches.")
+    hits = f"{tried['matched']:,} {'hit waits' if tried['matched'] == 1 else 'hits wait'}"
+    note(options, f"{hits}; of their visitors {tried['visitors']:,} waited out a failure")
 
 
 def _seconds(length: str) -> float:
@@ -50,11 +64,14 @@ def _seconds(length: str) -> float:
     return seconds
 
 
-def _tell(options: Options, verb: str, body: dict[str, Any]) -> None:
-    found = ask.daemon(options).post(f"/api/v1/forwarding/{verb}", body)
+def _tell(options: Options, verb: str, body: dict[str, Any]) -> dict[str, Any]:
+    # (To find the hits of a filter may take long.)
+    within_s = ask.SEARCH_S if "q" in body else ask.TIMEOUT_S
+    found = ask.daemon(options).post(f"/api/v1/forwarding/{verb}", body, within_s=within_s)
     if options.json:
         click.echo(json.dumps(found, indent=2))
     elif not options.quiet:
         from proxy.cli import show  # noqa: PLC0415 - needed by this verb alone
 
         click.echo(show.state_line(found))
+    return found

@@ -139,6 +139,10 @@ _DECODED = _object(
     groups=_list(_object(id=TEXT, title=TEXT, fields=_list(_FIELD))),
 )
 
+_TRIED = _object(
+    visitors=COUNT | {"description": "who waited out a failure and go now"},
+    matched=_optional(COUNT | {"description": "the waiting hits that were meant"}),
+)
 # What one road to a collection server is doing.
 _FORWARDING = {
     "link": TEXT,
@@ -368,7 +372,15 @@ OPERATIONS: tuple[Operation, ...] = (
         problems=(400,),
     ),
     Operation("POST", f"{API}/forwarding/online", "Send again", _ref("Status"), body=NOTHING),
-    Operation("POST", f"{API}/forwarding/retry", "Try at once", _ref("Status"), body=NOTHING),
+    Operation(
+        "POST",
+        f"{API}/forwarding/retry",
+        "Try at once: everything, or the visitors of some waiting hits; a pause that the server"
+        " asked for ends for everything only",
+        {"allOf": [_ref("Status"), _object(tried=_TRIED)]},
+        body={**_some_of(ids=IDS, q=TEXT), "maxProperties": 1},
+        problems=(400,),
+    ),
     Operation(
         "GET",
         f"{API}/hits",

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import heapq
 from array import array
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from enum import Enum, auto
 
@@ -239,12 +239,13 @@ class Schedule:
             if known is not None and known.state is _State.LATER and known.until == until:
                 self._ready_again(lane, known)
 
-    def release_all(self) -> None:
-        """Every lane may send again at once: a person said so."""
-        self._later.clear()
-        for lane, known in self._lanes.items():
-            if known.state is _State.LATER:
-                self._ready_again(lane, known)
+    def release_all(self, among: Collection[int] | None = None) -> int:
+        """Every lane, or each of these, may send again at once: a person said so; how many."""
+        lanes = list(self._lanes) if among is None else [one for one in among if one in self._lanes]
+        waited = [lane for lane in lanes if self._lanes[lane].state is _State.LATER]
+        for lane in waited:
+            self._ready_again(lane, self._lanes[lane])
+        return len(waited)
 
     def next_at(self) -> float | None:
         """When the first waiting lane may send again; None when none waits for time."""

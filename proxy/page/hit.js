@@ -167,7 +167,8 @@ export class Hit {
       })
     const retry = () =>
       this.app.attempt(async () => {
-        this.app.told(await post("forwarding/retry"))
+        this.app.told(await post("forwarding/retry", { ids: [hit.id] }))
+        await this.load()
       })
     return [
       press(

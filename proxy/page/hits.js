@@ -721,7 +721,7 @@ export class Hits {
       const isDead = row?.hit.state === "dead"
       this.app.attempt(async () => {
         if (isDead) await post("hits/requeue", { ids: [id] })
-        else await post("forwarding/retry")
+        else await post("forwarding/retry", { ids: [id] })
         if (isDead) this.#load()
         else if (row) flash(row.element.querySelector(".type"), "trying")
         await this.app.refresh()

@@ -12,7 +12,7 @@ import json
 import logging
 import math
 import re
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import asdict
 from typing import Any, Protocol
 
@@ -38,7 +38,9 @@ class Desk(Protocol):
     async def is_alive(self) -> bool: ...
     async def go_offline(self, for_s: float | None = None) -> None: ...
     async def go_online(self) -> None: ...
-    def retry(self) -> None: ...
+    async def retry(
+        self, q: str | None = None, ids: Sequence[int] | None = None
+    ) -> dict[str, Any]: ...
     async def dead_letters(self, after: int, limit: int) -> list[dict[str, Any]]: ...
     async def export(self, after: int, limit: int) -> list[dict[str, Any]]: ...
     def dead(self) -> int: ...
@@ -143,9 +145,12 @@ class Api:
         return await self._status(request)
 
     async def _retry(self, request: web.Request) -> web.Response:
-        await self._body(request)
-        self._desk.retry()
-        return await self._status(request)
+        said = await self._body(request, "q", "ids")
+        if len(said) > 1 or not isinstance(said.get("q", ""), str):
+            raise asked.Problem(400, 'say which: {"ids": [1, 2]}, {"q": "suite:x"}, or nothing')
+        ids = asked.chosen(said) if "ids" in said else None
+        tried = await self._desk.retry(said.get("q"), ids)
+        return web.json_response(await self._desk.status() | {"tried": tried})
 
     async def _dead(self, request: web.Request) -> web.Response:
         after, limit = asked.number(request, "after", 0, 0), asked.number(request, "limit", 100, 1)

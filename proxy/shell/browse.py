@@ -208,6 +208,19 @@ class Browser:
         found = [kept.hit.id for kept, _ in self._found(q, looked, frozenset({DEAD}))]
         return {"ids": found, "cursor": None if looked.complete else looked.at}
 
+    def lanes(
+        self, q: str = "", cursor: int | None = None, ids: Sequence[int] | None = None
+    ) -> Json:
+        """The lane of each waiting hit that is meant, by a filter or by id."""
+        waiting = frozenset({WAITING, SENDING})
+        if ids is not None:
+            named = (self.find(id_) for id_ in ids)
+            lanes = [kept.hit.lane for kept in named if kept and kept.state in waiting]
+            return {"lanes": lanes, "cursor": None}
+        looked = _Looked(cursor, self.work_s)
+        lanes = [kept.hit.lane for kept, _ in self._found(q, looked, waiting)]
+        return {"lanes": lanes, "cursor": None if looked.complete else looked.at}
+
     def hit(self, id_: int, *, unredacted: bool = False) -> Json | None:
         """Everything about one hit; None when it is not kept (any more).
 
