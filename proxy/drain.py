@@ -123,6 +123,8 @@ class _Trial:
     charged: int = 0
     failures: int = 0
     failed_at: float | None = None
+    reason: str = ""
+    again_at: float | None = None  # None while it is the link that is waited for
 
 
 class Drain:
@@ -197,6 +199,14 @@ class Drain:
     def tries(self, most: int) -> dict[int, int]:
         """How often hits that still wait have failed in this process, of so many at most."""
         return {hit: trial.failures for hit, trial in islice(self._trials.items(), most)}
+
+    def waits(self, most: int) -> dict[int, tuple[str, float | None]]:
+        """Of as many, why the last try failed, and in how many seconds the next one is due."""
+        now = asyncio.get_running_loop().time()
+        return {
+            hit: (trial.reason, None if trial.again_at is None else max(0.0, trial.again_at - now))
+            for hit, trial in islice(self._trials.items(), most)
+        }
 
     @property
     def all_known(self) -> int | None:
@@ -776,7 +786,7 @@ class Drain:
         """The hit stays the head of its lane, or has had its attempts and is buried."""
         trial.charged += counts
         trial.failures += 1
-        trial.failed_at = now
+        trial.failed_at, trial.reason, trial.again_at = now, reason, None
         self._trials[hit.id] = trial
         if self.link.state is State.OFFLINE:
             self._dismiss()
@@ -798,6 +808,7 @@ class Drain:
                     jitter=self._jitter(),
                 ),
             )
+            trial.again_at = now + wait_s
         self._schedule.deferred(hit.lane, now + wait_s)
 
     async def _never_again(self, hit: Hit, trial: _Trial, reason: str, status: int | None) -> None:

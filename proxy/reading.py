@@ -212,10 +212,12 @@ class Reading:
 
     def _told(self) -> Told:
         tries: dict[int, int] = {}
+        waits: dict[int, tuple[str, float | None]] = {}
         for drain in self._drains:
             tries |= drain.tries(MOST_TRIES)
+            waits |= drain.waits(MOST_TRIES)
         sending, names = self._flying(), self._names()
-        return Told(self._suites(), self._base_url, sending, tries, self._edge_url, names)
+        return Told(self._suites(), self._base_url, sending, tries, self._edge_url, names, waits)
 
     def _flying(self) -> frozenset[int]:
         return frozenset[int]().union(*(drain.flying for drain in self._drains))

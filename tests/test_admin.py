@@ -198,6 +198,10 @@ async def test_one_hit_is_tried_at_once_and_no_other(
     await served.until(lambda status: status["delivered"] == 3)
     (row,) = (await served.ask("/api/v1/hits?q=is:waiting")).json()["hits"]
     assert (row["title"], row["tries"]) == ("p1", 1)
+    *_, failed, due = (await served.ask(f"/api/v1/hits/{row['id']}")).json()["timeline"]
+    assert failed["what"] == "1 failed try: 500 from the collection server"
+    assert due["what"] == "next try"
+    assert due["at_ms"] > time.time() * 1000 + 1_000_000
     everything = (await served.tell("/api/v1/forwarding/retry")).json()
     assert everything["tried"] == {"visitors": 1, "matched": None}
     await served.until(lambda status: status["delivered"] == 4)

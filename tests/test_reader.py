@@ -182,6 +182,7 @@ def test_what_the_daemon_knows_arrives_whole() -> None:
         {3: 4},
         "https://edge.adobedc.net",
         {"evar12": "Search term"},
+        {3: ("500", 2.5), 4: ("connect", None)},
     )
 
     said = json.loads(json.dumps(reader_module._as_json(told)))

@@ -99,7 +99,8 @@ class Told:
     """What the file does not know: the configured suites, and what the daemon is doing.
 
     `base_url` is where hits go, `edge_url` where events do; `sending` are those in flight,
-    `tries` the failed tries of those that wait for another; `names` are the site's own.
+    `tries` the failed tries of those that wait for another; `names` are the site's own,
+    `waits` the reasons of those tries with the seconds until the next one.
     """
 
     suites: Suites = field(default_factory=lambda: Suites({}))
@@ -108,6 +109,7 @@ class Told:
     tries: Mapping[int, int] = field(default_factory=dict)
     edge_url: str = OURS
     names: names.Names = field(default_factory=dict)
+    waits: Mapping[int, tuple[str, float | None]] = field(default_factory=dict)
 
     def goes_to(self, hit: Hit) -> str:
         """The server of its protocol, as its lane tells."""
@@ -233,7 +235,7 @@ class Browser:
         return self.row(seen) | {
             "decoded": names.as_json(seen.decoded, self.told.names),
             "findings": [render.finding_json(one) for one in seen.findings],
-            "timeline": _timeline(kept),
+            "timeline": _timeline(kept, self.told.waits.get(kept.hit.id)),
             "request": render.request_json(kept.hit.request, unredacted=unredacted),
             "ts_sent": kept.ts,
         }
@@ -714,13 +716,21 @@ def _suites(part: str | None, head: bytes) -> tuple[str, ...]:
     return () if path is None else _named(path[1])
 
 
-def _timeline(kept: Kept) -> list[Json]:
+def _timeline(kept: Kept, waits: tuple[str, float | None] | None = None) -> list[Json]:
     """What is known to have happened, in its order; a moment nobody noted is null."""
+    why, again_s = waits if waits is not None and kept.state in (WAITING, SENDING) else ("", None)
     told: list[tuple[int | None, str]] = [(kept.received_ms, "received and stored")]
     if kept.hit.requeued:
         told.append((None, "requeued from the dead letters by a person"))
     if kept.tries and kept.state in (WAITING, SENDING, DEAD):
-        told.append((None, f"{kept.tries} failed {'try' if kept.tries == 1 else 'tries'}"))
+        tries = f"{kept.tries} failed {'try' if kept.tries == 1 else 'tries'}"
+        told.append((None, f"{tries}: {why}" if why else tries))
+    if why and kept.state == WAITING:
+        told.append(
+            (None, "next try as soon as the collection server answers")
+            if again_s is None
+            else (round(time.time() * 1000 + again_s * 1000), "next try")
+        )
     if kept.hit.ambiguous:
         told.append((None, "may have reached Adobe: a send was cut before its answer"))
     match kept.state:

@@ -210,6 +210,7 @@ def _as_json(told: Told) -> dict[str, Any]:
         "sending": list(told.sending),
         "tries": list(told.tries.items()),
         "names": dict(told.names),
+        "waits": list(told.waits.items()),
     }
 
 
@@ -228,6 +229,7 @@ def _from_json(said: dict[str, Any]) -> Told:
         dict(said["tries"]),
         said["edge_url"],
         said["names"],
+        {hit: (why, again_s) for hit, (why, again_s) in said["waits"]},
     )
 
 
