@@ -107,6 +107,7 @@ async def run(
             draining = [loops.create_task(drain.run()) for drain in drains]
             keeping = loops.create_task(house.keep(daemon.desk, daemon.boss, daemon.release))
             changing = loops.create_task(daemon.change(reloads or asyncio.Queue()))
+            noting = loops.create_task(daemon.live.note())
             listeners = await daemon.listen(sockets or {})
             reached(Point.START_LISTENING)
             log.info("ready", version=__version__, queue=str(queue_file), upstream=daemon.server)
@@ -128,6 +129,7 @@ async def run(
             # 3. No more people.
             changing.cancel()
             keeping.cancel()
+            noting.cancel()
             daemon.events.end()
             daemon.hits.end()
             await daemon.admin.close()
@@ -182,7 +184,8 @@ class Daemon:
             settings=shown,
             timeout_s=max((road.upstream.where.timeout_s for road in roads), default=0.0),
             roads=self.roads,
-            label=settings.admin.label or socket.gethostname(),
+            label=settings.admin.label,
+            host=socket.gethostname(),
         )
         self.intake = Intake(
             queue,
@@ -206,7 +209,8 @@ class Daemon:
             queue, lambda: self.suites, lambda: self.intake.spoken, is_capture=not roads
         )
         self.hits = Hits(self.reading)
-        self.events = Events(Live(self.desk, self.reading))
+        self.live = Live(self.desk, self.reading)
+        self.events = Events(self.live)
         self.admin = Admin(
             self.desk,
             [

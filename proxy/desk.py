@@ -60,7 +60,8 @@ class Desk:
     suites: Callable[[], Suites] = lambda: Suites({})
     settings: Callable[[], dict[str, Any]] = dict
     roads: Iterable[Road] = ()
-    label: str = ""
+    label: str = ""  # admin.label, if it is set; the name of the host stands in for it
+    host: str = ""
     lanes: Callable[[str | None, Sequence[int] | None], AsyncIterator[list[int]]] = none
 
     # -- looking -------------------------------------------------------------------------
@@ -127,7 +128,7 @@ class Desk:
                 for suites, (count, reason) in held.items()
             },
             "version": __version__,
-            "label": self.label,
+            "label": self.label or self.host,
             "pid": os.getpid(),
             "uptime_seconds": self.loop_time() - self.started,
             "queue_path": str(queue.path),

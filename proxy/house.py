@@ -87,7 +87,7 @@ def _say(before: Mapping[str, int], now: Mapping[str, int]) -> None:
 async def sentence(desk: Desk) -> str:
     """The state in one line, for a supervisor's status: `Offline 29m; 12,418 waiting, ...`."""
     ledger = desk.queue.ledger
-    words = [desk.state().capitalize(), f"{ledger.waiting:,} waiting"]
+    words = [_state(desk), f"{ledger.waiting:,} waiting"]
     with contextlib.suppress(QueueError):
         oldest = await desk.oldest_s()
         if oldest is not None:
@@ -98,4 +98,17 @@ async def sentence(desk: Desk) -> str:
         words.append(f"{ledger.dead:,} dead letters")
     if ledger.held:
         words.append(f"{ledger.held:,} held")
-    return "; ".join([words[0], ", ".join(words[1:])])
+    called = f"{desk.label}: " if desk.label else ""
+    return called + "; ".join([words[0], ", ".join(words[1:])])
+
+
+def _state(desk: Desk) -> str:
+    state = desk.state()
+    if state == "offline":
+        drain = next((d for d in desk.drains if d.link.state is State.OFFLINE), None)
+        # Nothing was sent yet, and nothing failed.
+        if drain is None and not any(d.last_failure for d in desk.drains):
+            return "Ready"
+        if drain is not None:
+            return f"Offline {span((desk.queue.clock.wall_ms() - drain.since_ms) / 1000)}"
+    return state.capitalize()

@@ -11,14 +11,20 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import logging
 from collections import deque
 from collections.abc import Iterator
+from typing import Any
+
+import structlog
 
 from proxy.core.feed import Event, Feed
 from proxy.core.hit import Ledger
 from proxy.desk import Desk
 from proxy.errors import QueueError
 from proxy.reading import Reading
+
+log = structlog.get_logger()
 
 # Two events each time, so four a second at most.
 SAMPLE_S = 0.5
@@ -96,6 +102,30 @@ class Live:
                 self._feed.publish("status", await self.status())
             self._ledger, self._last_id, self._state = ledger, last_id, state
 
+    async def note(self) -> None:
+        """For ever: while the log takes such lines, each hit and what became of it is one.
+
+        By its number, never with anything it says.
+        """
+        while True:
+            if not logging.getLogger().isEnabledFor(logging.DEBUG):
+                await asyncio.sleep(STATUS_S)
+                continue
+            with self.listening():
+                told = self.last
+                await asyncio.sleep(self.sample_s)
+                try:
+                    while logging.getLogger().isEnabledFor(logging.DEBUG):
+                        await self.sample()
+                        for event in self.after(told) or ():
+                            told = event.number
+                            if event.name == "hits":
+                                _note(json.loads(event.data))
+                        await asyncio.sleep(self.sample_s)
+                except (QueueError, RuntimeError) as error:  # no reason for a daemon to end
+                    log.debug("hits cannot be told of", reason=str(error))
+                    await asyncio.sleep(STATUS_S)
+
     async def _changed(self, last_id: int) -> str:
         """How many hits came, and the newest of those that are not as they were."""
         new = last_id - self._last_id
@@ -108,3 +138,21 @@ class Live:
         with contextlib.suppress(QueueError):
             rows = await self._reading.rows(sorted(ids)[-MOST_CHANGED:])
         return f'{{"new":{max(0, new)},"changed":{rows.decode()}}}'
+
+
+def _note(said: dict[str, Any]) -> None:
+    rows = said["changed"]
+    if said["new"] > len(rows):
+        log.debug("more hits came than are told of one by one", hits=said["new"])
+    for row in reversed(rows):
+        rules = ",".join(dict.fromkeys(one["rule"] for one in row["findings"]))
+        more = {name: row[name] for name in ("status", "reason") if row[name] is not None}
+        log.debug(
+            "hit",
+            hit=row["id"],
+            state=row["state"],
+            kind=row["kind"],
+            suites=",".join(row["suites"]),
+            **({"findings": rules} if rules else {}),
+            **more,
+        )

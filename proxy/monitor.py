@@ -43,7 +43,7 @@ class Monitor:
             oldest_s = None if age_s is None else queue.clock.wall_ms() / 1000 - age_s
         now = Now(
             version=__version__,
-            label=self._desk.label,
+            label=self._desk.label or self._desk.host,
             state=self._desk.state(),
             queue={
                 "waiting": ledger.waiting - ledger.held,

@@ -26,7 +26,7 @@ from click.testing import CliRunner
 from daemon import Launch, Process, Serve, Served, free_ports, write_config
 
 from proxy import __version__, config, fake
-from proxy.cli import show
+from proxy.cli import browser, show
 from proxy.cli.exits import Exit
 from proxy.cli.root import Root, root
 from proxy.fake import FakeCollector
@@ -461,6 +461,91 @@ async def test_another_trackoffline_on_a_port_is_called_so(
     assert said.code == Exit.TEMPORARY
     assert f"{setting}: {address} is in use by another trackoffline" in said.err
     assert (await daemon.status())["refused"] == 0, "asking who it is counts as no refusal"
+
+
+async def test_the_page_is_opened_in_the_browser(process: Launch, tmp_path: Path) -> None:
+    """As soon as it is served."""
+    opened, program = tmp_path / "opened", tmp_path / "program"
+    program.write_text(f'#!/bin/sh\necho "$1" > {opened}.new && mv {opened}.new {opened}\n')
+    program.chmod(0o755)
+    daemon = process()
+    daemon.args = ("--open",)
+    daemon.environ |= {"BROWSER": f"{program} %s"}
+    await daemon.start()
+
+    async with asyncio.timeout(10):
+        while not opened.exists():  # noqa: ASYNC110 - another program's doing has no event
+            await asyncio.sleep(0.02)
+
+    assert opened.read_text() == f"http://{daemon.admin}/\n"
+
+
+@pytest.mark.parametrize(
+    "environ, platform, said",
+    [
+        ({"NOTIFY_SOCKET": "/run/notify", "DISPLAY": ":0"}, "linux", "a service"),
+        ({"LISTEN_FDS": "1", "DISPLAY": ":0"}, "linux", "a service"),
+        ({"DISPLAY": ""}, "linux", "no screen"),
+        ({"DISPLAY": ":0"}, "linux", None),
+        ({"WAYLAND_DISPLAY": "wayland-0"}, "linux", None),
+        ({"BROWSER": "firefox"}, "linux", None),
+        ({}, "darwin", None),
+    ],
+)
+def test_a_browser_is_opened_where_a_person_sits(
+    environ: dict[str, str], platform: str, said: str | None
+) -> None:
+    """A terminal's own browser would take the terminal away."""
+    assert (said or "None") in str(browser.lacking(environ, platform))
+
+
+async def test_where_no_browser_can_be_started_it_is_said(process: Launch) -> None:
+    """And where the page is; hits are taken all the same."""
+    daemon = process()
+    daemon.args = ("--open",)
+    daemon.environ |= {"BROWSER": "/nowhere/at/all", "DISPLAY": "", "WAYLAND_DISPLAY": ""}
+    await daemon.start()
+
+    async with asyncio.timeout(10):
+        while "No browser could be started" not in daemon.log:  # noqa: ASYNC110 - as above
+            await asyncio.sleep(0.02)
+    assert f"http://{daemon.admin}/" in daemon.log
+    assert (await daemon.send("/b/ss/a/1/x/s1?AQB=1&AQE=1")).status == 200
+
+
+async def test_v_tells_of_each_hit_by_its_number(process: Launch) -> None:
+    """And never with what it says."""
+    daemon = process()
+    daemon.args = ("-v",)
+    await daemon.start()
+    await daemon.send("/b/ss/shop/1/x/s1?AQB=1&pageName=a-secret&AQE=1")
+
+    async with asyncio.timeout(20):
+        while '"event": "hit"' not in daemon.log:  # noqa: ASYNC110 - as above
+            await asyncio.sleep(0.05)
+
+    (line,) = (json.loads(one) for one in daemon.log.splitlines() if '"event": "hit"' in one)
+    assert (line["hit"], line["state"], line["suites"]) == (1, "waiting", "shop")
+    assert line["findings"] == "W1,N2"
+    assert "secret" not in daemon.log
+
+
+async def test_v_tells_what_was_asked_and_where_a_fault_arose(
+    served: Served, tmp_path: Path
+) -> None:
+    """Beside the result, which is the same."""
+    shell = shell_for(served, tmp_path)
+
+    said = await shell("status", "-v", "--json")
+    assert said.json()["state"] == "capture"
+    assert f"configuration: {shell.config}" in said.err
+    assert f"> GET http://{served.admin}/api/v1/status" in said.err
+    assert "< 200 OK, " in said.err
+
+    await served.stop()
+    said = await shell("retry", "--verbose")
+    assert said.code == Exit.UNREACHABLE
+    assert "ConnectionRefusedError" in said.err
 
 
 async def test_capture_sends_nothing_whatever_is_configured(

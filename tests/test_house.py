@@ -11,12 +11,16 @@ import pytest
 from clock import FakeClock
 from conftest import OpenQueue
 from structlog.testing import capture_logs
+from test_drain import accept, draining, until
 
 from proxy import house
 from proxy.core import wire
 from proxy.core.hit import NewHit, Received, Request
 from proxy.core.limits import Limits
+from proxy.core.link import State
 from proxy.desk import Desk
+from proxy.drain import Policy
+from proxy.fake import FakeCollector
 from proxy.shell.queue import Queue
 from proxy.shell.supervisor import Supervisor
 
@@ -92,3 +96,20 @@ async def test_hits_that_expire_and_hits_that_are_dropped_are_said(open_queue: O
             await counted(said, "hits expired", 2)
 
     assert {line["log_level"] for line in said} == {"warning"}
+
+
+async def test_the_sentence_names_the_daemon_and_how_long_it_has_been_offline(
+    open_queue: OpenQueue, adobe: FakeCollector
+) -> None:
+    """Before anything was sent it is ready, and nobody is offline."""
+    clock = FakeClock()
+    queue = await open_queue(Limits(min_free_disk=0), clock)
+    await adobe.cut()
+    async with draining(queue, adobe, Policy(first_s=60, most_s=60)) as drain:
+        desk = Desk(queue, drain, None, 0.0, asyncio.get_running_loop().time, label="store-17")
+        assert await house.sentence(desk) == "store-17: Ready; 0 waiting"
+        await accept(queue, "home")
+        await until(queue, lambda: drain.link.state is State.OFFLINE)
+        clock.passes(29 * 60 + 1)
+        said = await house.sentence(desk)
+    assert said.startswith("store-17: Offline 29m; 1 waiting, oldest 29m")

@@ -167,15 +167,15 @@ async def test_a_reload_is_told_with_its_instant_and_its_end(
 
 
 async def test_the_status_line_tells_the_backlog(process: Launch, ear: Ear) -> None:
-    """What `systemctl status` shows."""
-    daemon = process(None)
+    """What `systemctl status` shows; with the daemon's name, if it was given one."""
+    daemon = process(None, {"admin.label": "store-17"})
     await daemon.start()
     await daemon.hits(range(3))
     await daemon.terminate()
     watched(daemon, ear).launch()
     message = await ear.hears("STATUS")
 
-    assert message["STATUS"].startswith("Capture; 3 waiting, oldest ")
+    assert message["STATUS"].startswith("store-17: Capture; 3 waiting, oldest ")
 
 
 async def test_nobody_to_tell_is_no_fault(process: Launch, tmp_path: Path) -> None:

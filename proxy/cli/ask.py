@@ -12,14 +12,16 @@ import contextlib
 import http.client
 import json
 import os
+import time
 import urllib.parse
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 from proxy.cli import settings
 from proxy.cli.exits import Exit, Stop
-from proxy.cli.options import Options
+from proxy.cli.options import Options, detail
 from proxy.errors import ConfigError
 
 TIMEOUT_S = 10.0
@@ -50,6 +52,7 @@ class Daemon:
 
     url: str
     token: str | None = None
+    told: Callable[[str], None] = field(default=lambda _: None, compare=False)
 
     def get(self, path: str, /, **query: object) -> dict[str, Any]:
         with self._asked("GET", _with(path, query)) as answer:
@@ -107,11 +110,15 @@ class Daemon:
         if self.token is not None:
             headers["Authorization"] = f"Bearer {self.token}"
         connection, prefix = self._connection()
+        self.told(f"> {method} {self.url}{path}" + (f" ({len(data):,} bytes)" if data else ""))
+        began = time.monotonic()
         try:
             connection.connect()
             connection.sock.settimeout(within_s)
             connection.request(method, prefix + path, data, headers)
             answer = connection.getresponse()
+            took_ms = (time.monotonic() - began) * 1000
+            self.told(f"< {answer.status} {answer.reason}, {took_ms:.0f} ms")
             if answer.status >= 300:
                 raise _refused(answer, self.url)
             yield answer
@@ -137,9 +144,10 @@ class Daemon:
 
 def daemon(options: Options) -> Daemon:
     """The daemon the options or the configuration mean."""
+    told = partial(detail, options)
     if options.admin is not None:
         # The token of the configuration belongs to the address of the configuration.
-        return Daemon(options.admin.rstrip("/"), os.environ.get(TOKEN) or None)
+        return Daemon(options.admin.rstrip("/"), os.environ.get(TOKEN) or None, told)
     from proxy import config  # noqa: PLC0415 - pydantic costs 0.1 s that `--help` need not pay
 
     try:
@@ -153,7 +161,7 @@ def daemon(options: Options) -> Daemon:
     if address is None:
         raise Unreachable('admin.address is "": a running daemon cannot be asked')
     host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(address.host, address.host)  # noqa: S104
-    return Daemon(f"http://{config.Address(host, address.port)}", token)
+    return Daemon(f"http://{config.Address(host, address.port)}", token, told)
 
 
 def _with(path: str, query: Mapping[str, object]) -> str:

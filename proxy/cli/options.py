@@ -22,6 +22,7 @@ class Options:
     config: Path | None = None
     json: bool | None = None
     quiet: bool | None = None
+    verbose: bool | None = None
     color: str | None = None
     admin: str | None = None
 
@@ -61,6 +62,12 @@ def _common(*, of_root: bool) -> list[click.Option]:
         ),
         option("--json", is_flag=True, help="Print JSON; unknown fields may appear."),
         option("--quiet", is_flag=True, help="Print results and faults only."),
+        option(
+            "--verbose",
+            "-v",
+            is_flag=True,
+            help="Tell what is read and asked, and where a fault arose; of serve, each hit.",
+        ),
         option(
             "--color",
             type=click.Choice(["auto", "always", "never"]),
@@ -107,4 +114,10 @@ class Verbs(click.Group):
 def note(options: Options, text: str) -> None:
     """Something beside the result, for a person."""
     if not options.quiet:
+        click.echo(text, err=True)
+
+
+def detail(options: Options, text: str) -> None:
+    """How it is done, for who asked for that."""
+    if options.verbose:
         click.echo(text, err=True)

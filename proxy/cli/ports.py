@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from proxy.config import Address, Config
 
 ASK_S = 1.0
-_ANY = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - read, not bound
+ANY = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}  # noqa: S104 - read, not bound
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +53,7 @@ def problems(config: Config) -> Iterator[Problem]:
 
 def reachable(address: Address) -> tuple[str, int]:
     """Where to connect to reach what listens at `address`."""
-    return _ANY.get(address.host, address.host), address.port
+    return ANY.get(address.host, address.host).strip("[]"), address.port
 
 
 def is_trackoffline(address: Address) -> bool:

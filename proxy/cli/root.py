@@ -22,7 +22,7 @@ from proxy.cli.hits import hit, hits
 from proxy.cli.install import install_service
 from proxy.cli.letters import dead
 from proxy.cli.look import status, wait_ready
-from proxy.cli.options import Verbs
+from proxy.cli.options import Options, Verbs
 from proxy.cli.replay import replay
 from proxy.cli.send import send_test
 from proxy.cli.serve import serve
@@ -52,9 +52,14 @@ class Root(Verbs):
         try:
             return super().invoke(ctx)
         except TrackofflineError as error:
+            _trace(ctx, error)
             raise Stop(CODES.get(type(error), Exit.FAULT), explained(error)) from error
         except KeyboardInterrupt as interrupt:
             raise Stop(Exit.INTERRUPTED) from interrupt
+        except Stop as stop:
+            if stop.__cause__ is not None:
+                _trace(ctx, stop.__cause__)
+            raise
         except (click.ClickException, click.exceptions.Exit, click.Abort, BrokenPipeError):
             raise
         except Exception:  # noqa: BLE001 - the traceback is for a report
@@ -64,6 +69,12 @@ class Root(Verbs):
     def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002
         with formatter.section("Exit codes"):
             formatter.write_dl([(str(code.value), code.meaning) for code in Exit])
+
+
+def _trace(ctx: click.Context, error: BaseException) -> None:
+    """Where an expected fault arose, for who asked for that."""
+    if ctx.ensure_object(Options).verbose:
+        traceback.print_exception(error, file=sys.stderr)
 
 
 def explained(error: TrackofflineError) -> str:

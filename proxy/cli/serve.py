@@ -38,17 +38,19 @@ ENDS = (signal.SIGTERM, signal.SIGINT)
 
 @click.command(cls=Verb)
 @click.option("--capture", is_flag=True, help="Keep and show hits, send nothing.")
+@click.option("--open", "opens", is_flag=True, help="Open the page in the browser.")
 @click.pass_obj
-def serve(options: Options, capture: bool) -> None:
+def serve(options: Options, capture: bool, opens: bool) -> None:
     """Take hits, keep them, and send them.
 
     SIGTERM or ^C stops in order, a second one at once; SIGHUP reads the configuration again.
+    With -v each hit is a line of the log, by its number and never with what it says.
     """
     found = _read(options, capture=capture)
     _log(found)
     signals: list[int] = []
     try:
-        asyncio.run(_serve(found, options, signals, capture=capture))
+        asyncio.run(_serve(found, options, signals, capture=capture, opens=opens))
     except asyncio.CancelledError:
         # The second signal.  Only of Ctrl-C a shell should hear.
         raise Stop(Exit.INTERRUPTED if signals[-1] == signal.SIGINT else Exit.OK) from None
@@ -58,6 +60,8 @@ def serve(options: Options, capture: bool) -> None:
 
 def _read(options: Options, *, capture: bool) -> Settings:
     found = settings.read(options)
+    if options.verbose:
+        found = settings.loud(found)
     return settings.without_upstream(found) if capture else found
 
 
@@ -73,7 +77,9 @@ def _log(found: Settings) -> None:
         log.warning(warning)
 
 
-async def _serve(found: Settings, options: Options, signals: list[int], *, capture: bool) -> None:
+async def _serve(
+    found: Settings, options: Options, signals: list[int], *, capture: bool, opens: bool
+) -> None:
     from proxy import daemon
     from proxy.shell.supervisor import inherited, supervisor
 
@@ -105,7 +111,7 @@ async def _serve(found: Settings, options: Options, signals: list[int], *, captu
             found.config,
             found.queue_file,
             stop,
-            ready=lambda listeners: _greet(found, options, listeners),
+            ready=lambda listeners: _greet(found, options, listeners, opens=opens),
             reloads=reloads,
             boss=boss,
             sockets=inherited(os.environ, os.getpid()),
@@ -150,8 +156,10 @@ def _reload(
         boss.tell("READY=1")
 
 
-def _greet(found: Settings, options: Options, listeners: Listeners) -> None:
+def _greet(found: Settings, options: Options, listeners: Listeners, *, opens: bool) -> None:
     """What someone at a terminal wants to know first."""
+    if opens:
+        _open(options, listeners.admin)
     if not sys.stderr.isatty():
         return
     upstream = found.config.upstream
@@ -159,13 +167,35 @@ def _greet(found: Settings, options: Options, listeners: Listeners) -> None:
     if listeners.tls is not None:
         lines.append(f"          https://{listeners.tls}")
     if listeners.admin is not None:
-        lines.append(f"Admin     http://{listeners.admin}/api/v1/status")
+        lines.append(f"Page      {_page(listeners.admin)}")
     lines.append(f"Queue     {found.queue_file}")
     servers = [one.server for one in (upstream, found.config.edge) if one is not None]
     if not servers:
         lines.append("Capture   hits are kept, nothing is sent: add [upstream] to send")
     lines += [f"Sends to  {server}" for server in servers]
     note(options, "\n".join([*lines, "Ready (^C to quit)"]))
+
+
+def _page(admin: str) -> str:
+    """Where the page is seen from this machine."""
+    host, _, port = admin.rpartition(":")
+    return f"http://{ports.ANY.get(host.strip('[]'), host)}:{port}/"
+
+
+def _open(options: Options, admin: str | None) -> None:
+    from proxy.cli import browser
+
+    if admin is None:
+        note(options, 'The page cannot be opened: admin.address is ""')
+        return
+    url = _page(admin)
+    lack = browser.lacking(os.environ, sys.platform)
+    if lack is not None:
+        note(options, f"The page is not opened: {lack}; it is at {url}")
+        return
+    browser.open_page(
+        url, lambda: note(options, f"No browser could be started; the page is at {url}")
+    )
 
 
 def only(error: BaseException) -> BaseException:

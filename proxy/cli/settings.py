@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from proxy.cli.options import Options
+from proxy.cli.options import Options, detail
 
 if TYPE_CHECKING:
     from proxy.config import Config
@@ -42,9 +42,16 @@ def read(options: Options) -> Settings:
     from proxy import config  # noqa: PLC0415 - as above
 
     file = find(options)
+    detail(options, f"configuration: {file or 'none found, the defaults hold'}")
     loaded = config.load(file, os.environ)
     # SQLite's URIs want the whole path, and the working directory may be left.
     return Settings(file, loaded, config.queue_path(loaded, os.environ).absolute())
+
+
+def loud(settings: Settings) -> Settings:
+    """The same, with everything in the log."""
+    log = settings.config.log.model_copy(update={"level": "debug"})
+    return replace(settings, config=settings.config.model_copy(update={"log": log}))
 
 
 def without_upstream(settings: Settings) -> Settings:
