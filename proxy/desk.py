@@ -13,7 +13,7 @@ import asyncio
 import contextlib
 import os
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import structlog
@@ -23,6 +23,7 @@ from proxy.core import contract, edge, health, limits, series
 from proxy.core.hit import Hit, Suites
 from proxy.core.link import State
 from proxy.core.moment import Boots
+from proxy.core.speed import Speedometer
 from proxy.drain import Drain
 from proxy.errors import QueueError
 from proxy.points import Point, reached
@@ -62,6 +63,7 @@ class Desk:
     roads: Iterable[Road] = ()
     label: str = ""  # admin.label, if it is set; the name of the host stands in for it
     host: str = ""
+    speed: Speedometer = field(default_factory=Speedometer)
     lanes: Callable[[str | None, Sequence[int] | None], AsyncIterator[list[int]]] = none
 
     # -- looking -------------------------------------------------------------------------
@@ -112,6 +114,9 @@ class Desk:
             if name.startswith("refused.")
         }
         ledger = queue.ledger
+        self.note_speed()
+        speed = self.speed.read(self.loop_time(), ledger)
+        skews_s = [drain.skew_s for drain in self.drains if drain.skew_s is not None]
         found: dict[str, Any] = {
             "state": self.state(),
             **asdict(ledger),
@@ -120,6 +125,9 @@ class Desk:
             "lost": tallies.get("lost.damaged", 0),
             "repeated": tallies.get("repeated", 0),
             "oldest_waiting_seconds": oldest_s or 0.0,
+            "delivered_per_second": round(speed.delivered_per_s, 3),
+            "empty_in_seconds": speed.empty_in_s,
+            "clock_skew_seconds": skews_s[0] if skews_s else None,
             "balanced": ledger.balanced,
             "unserved": self.unserved(),
             "refusing": self.refusing(),
@@ -144,6 +152,10 @@ class Desk:
                 server = road.upstream.where.server
                 found[road.name] = {"upstream": server, **self._forwarding(road.drain)}
         return found
+
+    def note_speed(self) -> None:
+        """Now and then, so that it can be told how fast a backlog leaves."""
+        self.speed.note(self.loop_time(), self.queue.ledger)
 
     def _forwarding(self, drain: Drain) -> dict[str, Any]:
         now = self.loop_time()

@@ -45,6 +45,7 @@ async def keep(
             tidied = loop.time()
             try:
                 await desk.queue.tidy()
+                desk.note_speed()
                 await desk.note_point()
                 if release is not None:
                     await release()

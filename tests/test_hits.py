@@ -16,6 +16,7 @@ from test_browse import new_hit
 
 from proxy import fake
 from proxy import reading as reading_module
+from proxy.core import health
 from proxy.core.findings import RULES
 from proxy.core.hit import Suites
 from proxy.core.ration import BURST_S, OVERDRAFT_S
@@ -516,6 +517,24 @@ async def test_health_is_a_line_for_each_thing(bereaved: Served) -> None:
     assert states["storage"] == "ok"
     assert states["dead letters"] == "warn"
     assert states["upstream"] == "ok"
+    assert "clock" not in states, "it answered without a Date"
+
+
+@pytest.mark.parametrize(
+    "skew_s, state, said",
+    [
+        (0.4, "ok", "+0.4 s against the collection server"),
+        (-61.2, "warn", "-61.2 s against the collection server: hits get wrong times"),
+    ],
+)
+async def test_a_wrong_clock_is_a_line_of_health(
+    served: Served, skew_s: float, state: str, said: str
+) -> None:
+    """Whatever it stamps is wrong for good."""
+    status = await served.status() | {"clock_skew_seconds": skew_s}
+    (clock,) = (one for one in health.checks(status, Suites({})) if one.name == "clock")
+
+    assert (clock.state, clock.text) == (state, said)
 
 
 async def test_on_a_busy_machine_the_rest_of_a_search_waits_and_a_first_answer_does_not(

@@ -170,3 +170,24 @@ async def test_a_clock_that_is_set_moves_no_imported_hit(
 
     assert answer.json()["imported"] == 1
     assert stamps(adobe) == {2: 1_700_000_000}
+
+
+async def test_a_late_hit_requeued_once_its_suite_takes_timestamps_gets_its_own_time(
+    serve: Serve, adobe: FakeCollector
+) -> None:
+    """As the next step of such a dead letter says: nothing is written into the hit."""
+    clock = FakeClock()
+    received = clock.wall_ms() // 1000
+    before = await serve(None, {"suites.timestamps": "not-allowed"}, clock=clock)
+    await before.hits(range(1))
+    await before.stop()
+    clock.passes(3_600)
+    late = await serve(adobe, {"suites.timestamps": "not-allowed"}, clock=clock)
+    await late.until(lambda status: status["dead"] == 1)
+    await late.stop()
+    after = await serve(adobe, {"suites.timestamps": "optional"}, clock=clock)
+
+    await after.tell("/api/v1/hits/requeue", {"all": True})
+
+    await after.until(lambda status: status["delivered"] == 1)
+    assert stamps(adobe) == {0: received}

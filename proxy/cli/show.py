@@ -30,11 +30,15 @@ def status_lines(found: dict[str, Any], source: str) -> list[str]:
     waiting = f"{found['waiting']:,} {hits} ({size(found['waiting_bytes'])})"
     if found["waiting"] and found.get("oldest_waiting_seconds"):
         waiting += f"; oldest {span(found['oldest_waiting_seconds'])}"
+    if found.get("empty_in_seconds") is not None:
+        waiting += f"; all gone in {span(found['empty_in_seconds'])}"
     lines.append(_line("Waiting", waiting))
     forwarding = _road(found)
     delivered = f"{found['delivered']:,}"
     if forwarding.get("last_delivery_ms"):
         delivered += f"; last {clock(forwarding['last_delivery_ms'])}"
+    if found.get("delivered_per_second"):
+        delivered += f"; {found['delivered_per_second']:,.1f} a second"
     lines.append(_line("Delivered", delivered))
     if found.get("edge") and found.get("forwarding"):
         lines.append(_line("Edge", _link(found["edge"])))
@@ -45,6 +49,9 @@ def status_lines(found: dict[str, Any], source: str) -> list[str]:
         lines.append(_line("Gone", ", ".join(gone)))
     if "free_disk_bytes" in found:
         lines.append(_line("Disk", f"{size(found['free_disk_bytes'])} free"))
+    if found.get("clock_skew_seconds") is not None:
+        skew = f"{found['clock_skew_seconds']:+.1f} s against the collection server"
+        lines.append(_line("Clock", skew))
     health = list(_health(found))
     if health:
         lines.append("Health:")

@@ -18,7 +18,8 @@ def next_step(reason: str, status: int | None) -> str:
     if "too old" in reason:
         return (
             'requeue once the suite has when_late = "send" (they count at the time of'
-            " delivery); or discard"
+            " delivery), or takes timestamps at Adobe and here (they get the time at which they"
+            " were received); or discard"
         )
     if "no hit" in reason:
         return "export them for a look, then discard"

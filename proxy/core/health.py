@@ -17,6 +17,8 @@ from proxy.core.words import span
 
 OK, WARN, BAD = "ok", "warn", "bad"
 LOW_DISK_BYTES = 1024**3
+# As late as the mobile SDK calls late; the alert says the same.
+MOST_SKEW_S = 60.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +35,7 @@ def checks(status: Mapping[str, Any], suites: Suites) -> tuple[Check, ...]:
     """Everything that was looked at, in an order that does not change."""
     return tuple(
         check
-        for found in (_storage, _disk, _upstream, _edge, _unserved, _held, _dead, _lost)
+        for found in (_storage, _disk, _clock, _upstream, _edge, _unserved, _held, _dead, _lost)
         for check in found(status)
     ) + tuple(_modes(suites))
 
@@ -55,6 +57,18 @@ def _disk(status: Mapping[str, Any]) -> Iterator[Check]:
         yield Check("disk", WARN, text, "make room before queue.min_free_disk is reached")
     else:
         yield Check("disk", OK, text)
+
+
+def _clock(status: Mapping[str, Any]) -> Iterator[Check]:
+    """Hits are stamped with our clock; a wrong one puts them in a wrong hour, for good."""
+    skew_s = status.get("clock_skew_seconds")
+    if skew_s is None:
+        return
+    text = f"{skew_s:+.1f} s against the collection server"
+    if abs(skew_s) > MOST_SKEW_S:
+        yield Check("clock", WARN, f"{text}: hits get wrong times", "set the clock; NTP keeps it")
+    else:
+        yield Check("clock", OK, text)
 
 
 def _upstream(status: Mapping[str, Any]) -> Iterator[Check]:

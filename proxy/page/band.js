@@ -52,6 +52,9 @@ export class Band {
         moment(forwarding.last_delivery_ms, ago(forwarding.last_delivery_ms)),
       ])
     }
+    const { empty_in_seconds: left, delivered_per_second: speed } = this.status
+    if (state === "online" && speed && left > 5)
+      beside.push(`${number(Math.round(speed))} hits a second, all gone in ${span(left)}`)
     if (forwarding?.in_flight) beside.push(`${number(forwarding.in_flight)} in flight`)
     const other = otherRoad(this.status)
     if (other) beside.push(h("a", { href: "/health" }, besideIt(other, since)))
