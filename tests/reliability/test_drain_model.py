@@ -62,7 +62,7 @@ from proxy.core.hit import (
 )
 from proxy.core.limits import Limits
 from proxy.drain import Drain, Policy
-from proxy.errors import QueueError
+from proxy.errors import QueueError, QueueFull
 from proxy.shell.queue import READ_LEDGER, Queue
 
 T = TypeVar("T")
@@ -79,6 +79,11 @@ BUSY = Reply(429, ((b"retry-after", b"2"),))
 MOODS = [
     *("up", "up", "up", "up", "slow", "down", "portal", "cut before", "cut after"),
     *("busy", "refuses", "refuses", "poison", "hangs"),
+]
+# What must have happened in any run, each many times.
+EVENTS = [
+    *("accepted", "over a limit", "not stored", "delivered", "deferred", "refused", "buried"),
+    *("doubted", "held", "released", "expired", "discarded", "killed", "reboots", "stops"),
 ]
 # Four visitors of each report suite.
 VISITORS, OF_UNKNOWN = st.integers(0, 7), 4
@@ -170,6 +175,7 @@ class DrainMachine(RuleBasedStateMachine):
     """Each rule is something that happens to a daemon, and then a little time passes."""
 
     steps: ClassVar[int] = 0
+    seen: ClassVar[Counter[str]] = Counter()  # what came of the events
     logs: ClassVar[list[Any]] = []
 
     @initialize(
@@ -330,11 +336,18 @@ class DrainMachine(RuleBasedStateMachine):
         request = Request("GET", target, ((b"X-Large", bytes(size)),))
         try:
             await self.queue.add([NewHit(lane, received, wire.pack(request))])
+        except QueueFull:
+            self.is_denied(name, "over a limit")
         except QueueError:
-            if not self.disk.is_dead:
-                self.denied.add(name)
+            self.is_denied(name, "not stored")
         else:
             self.known.add(name)
+            self.seen["accepted"] += 1
+
+    def is_denied(self, name: str, why: str) -> None:
+        if not self.disk.is_dead:
+            self.denied.add(name)
+            self.seen[why] += 1
 
     @rule(seconds=st.sampled_from([0.0005, 0.001, 0.002, 0.003, 0.005, 0.02, 1.0, 5.0, 70.0]))
     def time_passes(self, seconds: float) -> None:
@@ -348,12 +361,22 @@ class DrainMachine(RuleBasedStateMachine):
         self.passes(then)
 
     @rule(
-        wish=st.sampled_from(
-            ["pause", "resume", "resume", "retry", "retry", "describe", "undescribe"]
-        ),
+        visitors=st.lists(VISITORS, max_size=4),
+        seconds=st.sampled_from([70.0, 100.0]),
         then=MOMENTS,
     )
+    def an_outage_passes(self, visitors: list[int], seconds: float, then: float) -> None:
+        """Longer than a hit may be late and nobody know its suite, or than `max_age`."""
+        self.server.mood = "down"
+        self.accepts(visitors, 0, seconds)
+        self.the_road_changes("up", noticed=True, then=then)
+
+    @rule(wish=st.sampled_from(["pause", "resume", "resume", "retry", "retry"]), then=MOMENTS)
     def a_person_wants(self, wish: str, then: float) -> None:
+        self.goes(getattr(self, wish)(), then)
+
+    @rule(wish=st.sampled_from(["describe", "describe", "undescribe"]), then=MOMENTS)
+    def a_person_describes_the_suite(self, wish: str, then: float) -> None:
         self.goes(getattr(self, wish)(), then)
 
     async def pause(self) -> None:
@@ -371,7 +394,7 @@ class DrainMachine(RuleBasedStateMachine):
         self.is_described = True
         self.drain.protocol = self.protocol()
         with contextlib.suppress(QueueError):
-            await self.queue.release("unknown")
+            self.seen["released"] += await self.queue.release("unknown")
         self.drain.start_over()
 
     async def undescribe(self) -> None:
@@ -404,6 +427,7 @@ class DrainMachine(RuleBasedStateMachine):
 
     @rule(how=st.sampled_from(["killed", "killed", "killed", "reboots", "stops"]), then=MOMENTS)
     def it_ends_and_starts(self, how: str, then: float) -> None:
+        self.seen[how] += 1
         left = self.stops() if how == "stops" else self.dies()
         if how == "reboots":
             self.clock.boot_id = f"boot {self.processes}"
@@ -460,6 +484,7 @@ class DrainMachine(RuleBasedStateMachine):
         assert not self.wrong, self.wrong
         found, server = self.look(), self.server
         ledger = found.ledger
+        self.seen["held"] += found.held
         self.known |= found.waiting | found.dead.keys()
         assert not self.denied & self.known, "refused, and stored"
         assert ledger.balanced
@@ -524,6 +549,13 @@ class DrainMachine(RuleBasedStateMachine):
 
     def judge(self, found: Found) -> None:
         server = self.server
+        self.seen["delivered"] += len(server.taken)
+        self.seen["refused"] += len(server.refused)
+        self.seen["deferred"] += server.failed.total()
+        self.seen["buried"] += len(self.buried)
+        self.seen["expired"] += found.ledger.expired
+        self.seen["discarded"] += found.ledger.discarded
+        self.seen["doubted"] += found.ledger.ambiguous
         taken = list(dict.fromkeys(server.taken))
         lost = self.known - found.dead.keys() - set(taken)
         refused = {name for name, status in server.told.items() if status == 400}
@@ -550,6 +582,7 @@ def name_in(content: bytes) -> str:
 def test_the_drain_keeps_the_promise_in_any_order_of_events() -> None:
     """Twenty thousand events: nothing lost, nothing out of order, nothing twice unmarked."""
     DrainMachine.steps = 0
+    DrainMachine.seen.clear()
     with capture_logs() as DrainMachine.logs:
         run_state_machine_as_test(
             DrainMachine,
@@ -563,5 +596,6 @@ def test_the_drain_keeps_the_promise_in_any_order_of_events() -> None:
                 suppress_health_check=list(HealthCheck),
             ),
         )
-    print(f"\n{DrainMachine.steps} events")  # noqa: T201 - the figure
+    print(f"\n{DrainMachine.steps} events: {dict(DrainMachine.seen)}")  # noqa: T201 - the figures
     assert DrainMachine.steps >= 90 * RUNS
+    assert not [event for event in EVENTS if not DrainMachine.seen[event]], "that never happened"

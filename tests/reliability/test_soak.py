@@ -1,6 +1,6 @@
 """Claims about a long life among faults.  Hours of it: `python -m bench.reliability soak`.
 
-    TRACKOFFLINE_SOAK_S=180 pytest tests/reliability/test_soak.py     as the CI does
+Three minutes, as the CI does: `TRACKOFFLINE_SOAK_S=180 pytest tests/reliability/test_soak.py`.
 """
 
 from __future__ import annotations
