@@ -100,7 +100,7 @@ PAGE = f"""
     SELECT h.id, h.lane FROM hits h
     WHERE h.id > ? AND {UNSETTLED} AND NOT EXISTS (SELECT 1 FROM held k WHERE k.id = h.id)
     ORDER BY h.id LIMIT {PAGE_HITS}"""  # noqa: S608 - constants of this module
-ONE = f"SELECT {COLUMNS} FROM hits h WHERE h.id = ?"  # noqa: S608
+THESE = f"SELECT {COLUMNS} FROM hits h WHERE h.id IN (SELECT value FROM json_each(?))"  # noqa: S608
 OLDEST = f"""
     SELECT h.id, length(h.content), h.boot, h.received_ms FROM hits h
     WHERE h.id >= ? AND {UNSETTLED} ORDER BY h.id"""  # noqa: S608
@@ -1253,8 +1253,8 @@ def _dead(row: tuple[Any, ...]) -> DeadLetter:
 
 
 def _fetch(db: sqlite3.Connection, ids: list[int]) -> list[Hit]:
-    rows = (db.execute(ONE, (id_,)).fetchone() for id_ in ids)
-    return [_hit(row) for row in rows if row is not None]
+    found = {row[0]: _hit(row) for row in _rows(db, THESE, json.dumps(ids))}
+    return [found[id_] for id_ in ids if id_ in found]
 
 
 def _newest(db: sqlite3.Connection, count: int, say: Callable[[bytes], T]) -> list[T]:
