@@ -41,7 +41,7 @@ from proxy.reading import Reading
 from proxy.roads import Road, Roads
 from proxy.shell.admin import MOST_CALLERS, Admin
 from proxy.shell.api import Metrics
-from proxy.shell.clock import Clock, SystemClock
+from proxy.shell.clock import Clock, SystemClock, worked_s
 from proxy.shell.door import AT_A_TURN
 from proxy.shell.given import Given
 from proxy.shell.hits import Hits
@@ -167,11 +167,15 @@ class Daemon:
         if settings.upstream is not None:
             self.server = str(settings.upstream.server)
             upstream = Upstream(_where(settings.upstream))
-            self.drain = Drain(queue, upstream, spoken[-1], policy(settings), random.random)
+            self.drain = Drain(
+                queue, upstream, spoken[-1], policy(settings), random.random, worked_s=worked_s
+            )
             roads.append(Road(upstream, self.drain))
         if settings.edge is not None:
             upstream = Upstream(_edge_where(settings.edge))
-            drain = Drain(queue, upstream, spoken[0], policy(settings), random.random, queue.feed())
+            drain = Drain(
+                queue, upstream, spoken[0], policy(settings), random.random, queue.feed(), worked_s
+            )
             roads.append(Road(upstream, drain))
         self.roads = Roads(*roads)
         self.desk = Desk(

@@ -34,6 +34,7 @@ from proxy.core.protocols import Protocol as Spoken
 from proxy.core.schedule import Schedule
 from proxy.core.unread import Unread
 from proxy.core.verdict import Delivered, Follow, LinkDown, Refused, Retry
+from proxy.core.yielding import Yielding
 from proxy.errors import NotABeacon, QueueError
 from proxy.points import Point, reached
 from proxy.shell.clock import Clock
@@ -141,7 +142,9 @@ class Drain:
         policy: Policy,
         jitter: Callable[[], float],
         feed: Feed | None = None,
+        worked_s: Callable[[], float] = lambda: 0.0,
     ) -> None:
+        """`worked_s`: how long the loop has had something to do so far; hits that come go first."""
         self.protocol = protocol
         self.policy = policy
         self.link = Link(first=policy.first_s, most=policy.most_s, concurrency=policy.concurrency)
@@ -158,6 +161,10 @@ class Drain:
         self._hits, self._road = hits, road
         self._feed = feed if feed is not None else hits
         self._jitter = jitter
+        self._worked_s = worked_s
+        self._went = 0
+        now = asyncio.get_running_loop().time()
+        self._yielding = Yielding(now, worked_s(), hits.last_id, 0)
         self._schedule = Schedule()
         self._cursor = 0  # hits up to this id are known to the schedule, or left the queue
         self._early: set[int] = set()  # and so are these, behind it, until they leave
@@ -376,6 +383,8 @@ class Drain:
         now = asyncio.get_running_loop().time()
         if self._waits(now):
             self._moved_at = now
+        if now >= self._yielding.next_at:
+            self._yielding.look(now, self._worked_s(), self._hits.last_id, self._went)
         if any(self.protocol.takes(lane) for _, lane in self._arrivals):
             self.link.woken(now)  # what comes for another road says nothing of this one
         while self._arrivals:
@@ -500,7 +509,7 @@ class Drain:
     def _take(self, now: float) -> list[tuple[int, int]]:
         """As many hits and their lanes as window and pace allow."""
         taken: list[tuple[int, int]] = []
-        room = self._room()
+        room = min(self._room(), self._yielding.room)
         while len(taken) < room and (self._unspent or self.pace.next_at(now) <= now):
             chosen = self._schedule.take(
                 self.link.turn if self.link.state is State.SUSPECT else None
@@ -513,6 +522,8 @@ class Drain:
             else:
                 self.pace.sent(now)
             taken.append(chosen)
+        self._went += len(taken)
+        self._yielding.sent(len(taken))
         return taken
 
     @property
@@ -559,7 +570,8 @@ class Drain:
         if self._may_send:
             times.append(self.link.next_wake(now))
             if self._schedule.sendable and self._room() > 0:
-                times.append(self.pace.next_at(now))
+                at = self.pace.next_at(now)
+                times.append(at if self._yielding.room > 0 else max(at, self._yielding.next_at))
         return min((at for at in times if at is not None), default=None)
 
     async def _probe(self) -> None:
