@@ -123,6 +123,8 @@ class Reading:
                 if known is not suite:
                     for name in COUNTED:
                         known[name] += suite[name]
+                    oldest = [one["oldest_ms"] for one in (known, suite) if one["oldest_ms"]]
+                    known["oldest_ms"] = min(oldest, default=None)
             cursor = part["cursor"]
             if part["complete"]:
                 total["complete"] = True

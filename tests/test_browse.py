@@ -251,6 +251,8 @@ async def test_a_suite_s_numbers_are_those_of_its_hits(queue: Queue) -> None:
     assert (other["suite"], other["listed"]) == ("examplersid", False)
     assert (other["dead"], other["waiting"]) == (2, 6)
     assert other["findings"]["N2"] == 10
+    assert configured["oldest_ms"] is None
+    assert other["oldest_ms"] == queue.boots.wall_ms(Received(1, 1_000_000))
 
 
 async def test_suites_are_counted_part_by_part(
@@ -331,3 +333,16 @@ async def test_a_comparison_ends_when_its_time_is_up(queue: Queue) -> None:
         found = browser.compare(browse.MOST_LANES + 3)
 
     assert found == {"id": browse.MOST_LANES + 3, "other": None, "changes": [], "complete": False}
+
+
+async def test_one_id_is_looked_for_at_its_place(queue: Queue) -> None:
+    """However many came after it, and however little time there is."""
+    await queue.add([new_hit(number) for number in range(500)])
+    with Browser(queue.path, work_s=0) as browser:
+        for q, found in (("id:3", [3]), ("id:3 id:4", []), ("id:3 page:p2", [3]), ("id:900", [])):
+            page = browser.hits(q)
+            rows = [row["id"] for row in page["hits"]]
+            cursor = page["cursor"]
+            if not page["complete"]:
+                rows += [row["id"] for row in browser.hits(q, cursor=int(cursor))["hits"]]
+            assert rows == found, q

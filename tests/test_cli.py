@@ -914,7 +914,14 @@ async def test_dead_letters_are_grouped_by_reason(
     people, programs = await shell("dead"), await shell("dead", "list", "--json")
 
     rows = [line.split() for line in people.out.splitlines()]
-    assert [row[:2] for row in rows] == [["HITS", "SUITE"], ["2", "buried"], ["1", "gone"]]
+    assert [row[:2] for row in rows] == [
+        ["HITS", "SUITE"],
+        ["2", "buried"],
+        ["1", "gone"],
+        ["->", "check"],
+    ], "both have the same next step"
+    of_one = await shell("dead", "list", "--filter", "suite:gone", "--each", "--json")
+    assert json.loads(of_one.out)["suites"] == "gone"
     assert [(one["hits"], one["suites"]) for one in programs.json()] == [(2, "buried"), (1, "gone")]
 
 

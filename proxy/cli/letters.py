@@ -9,6 +9,7 @@ letter is.
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -32,12 +33,13 @@ def dead(ctx: click.Context) -> None:
 
 @dead.command("list")
 @click.option("--each", is_flag=True, help="A line for each letter, with its id.")
+@click.option("--filter", "filter_", metavar="FILTER", help="Those of a filter, as in `hits`.")
 @click.pass_obj
-def list_(options: Options, each: bool = False) -> None:
+def list_(options: Options, each: bool = False, filter_: str | None = None) -> None:
     """Dead letters by reason; `dead` alone is the same."""
     from proxy.cli import show  # noqa: PLC0415 - needed by this verb alone
 
-    found = _letters(options)
+    found = _letters(options) if filter_ is None else _found(options, filters.read((filter_,)))
     if not each:
         groups = show.by_reason(found)
         if options.json:
@@ -134,6 +136,17 @@ def _done(options: Options, found: dict[str, Any], done: str, ids: tuple[int, ..
     missing = len(set(ids)) - found[done]
     if missing > 0:
         raise Stop(Exit.FAULT, f"{missing:,} of the ids are no dead letters")
+
+
+def _found(options: Options, q: str) -> list[dict[str, Any]]:
+    """The letters of a filter, oldest first, as the others are told of."""
+    with kept.source(options) as source:
+        rows = kept.newest(source, f"is:dead {q}", sys.maxsize)
+    names = ("id", "reason", "status", "tries", "received_ms", "ambiguous")
+    return [
+        {name: row[name] for name in names} | {"suites": ",".join(row["suites"])}
+        for row in reversed(rows)
+    ]
 
 
 def _letters(options: Options) -> list[dict[str, Any]]:

@@ -7,6 +7,7 @@ Non-rule: no way around the queue.
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import json
 import secrets
@@ -46,10 +47,15 @@ def send_test(options: Options, suite: str | None, wait: bool, timeout: float) -
     suite = suite or _only_suite(config)
     daemon = ask.daemon(options) if wait else None
     before = {} if daemon is None else daemon.get("/api/v1/status")
-    said: dict[str, Any] = {"suite": suite, "stored_ms": round(_send(config, suite) * 1000, 1)}
+    # A visitor of its own, so that it waits behind nobody; in the form of Adobe's `fid`.
+    visitor = f"{secrets.token_hex(8)}-{secrets.token_hex(8)}".upper()
+    stored_s = _send(config, suite, visitor)
+    said: dict[str, Any] = {"suite": suite, "stored_ms": round(stored_s * 1000, 1)}
     answered = time.monotonic()
+    said["url"] = _seen_at(options, visitor)
     if not options.json:
-        click.echo(f"Test hit for {suite} stored in {said['stored_ms']:.0f} ms")
+        where = f": {said['url']}" if said["url"] else ""
+        click.echo(f"Test hit for {suite} stored in {said['stored_ms']:.0f} ms{where}")
     if daemon is not None:
         said["fate"] = _fate(daemon, before, answered, timeout)
         if not options.json:
@@ -67,11 +73,18 @@ def _only_suite(config: Config) -> str:
     raise click.UsageError("say for which report suite: --suite")
 
 
-def _send(config: Config, suite: str) -> float:
+def _seen_at(options: Options, visitor: str) -> str | None:
+    """Its address on the page; None where the daemon has none to show, or the token lacks."""
+    with contextlib.suppress(Stop):
+        daemon = ask.daemon(options)
+        for row in daemon.get("/api/v1/hits", q=f"fid:{visitor}", limit=1)["hits"]:
+            return f"{daemon.url}/hits/{row['id']}"
+    return None
+
+
+def _send(config: Config, suite: str, visitor: str) -> float:
     """Seconds until it was on disk."""
     address = config.listen.address
-    # A visitor of its own, so that it waits behind nobody; in the form of Adobe's `fid`.
-    visitor = f"{secrets.token_hex(8)}-{secrets.token_hex(8)}".upper()
     target = (
         f"/b/ss/{suite}/1/trackoffline-{__version__}/s{secrets.randbelow(10**13):013}"
         f"?AQB=1&ndh=1&fid={visitor}&ce=UTF-8&pageName=trackoffline%20test&AQE=1"

@@ -11,6 +11,7 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Any
 
+from proxy.core.advice import next_step
 from proxy.core.words import size, span
 
 LABEL = 11
@@ -172,27 +173,30 @@ def _health(found: dict[str, Any]) -> list[str]:
 
 def by_reason(letters: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Dead letters counted by reason and suite, the most numerous first."""
-    groups: dict[tuple[str, str], list[int]] = {}
+    groups: dict[tuple[str, str, int | None], list[int]] = {}
     for letter in letters:
-        groups.setdefault((letter["reason"], letter["suites"]), []).append(letter["received_ms"])
+        of = (letter["reason"], letter["suites"], letter.get("status"))
+        groups.setdefault(of, []).append(letter["received_ms"])
     return sorted(
         (
             {
                 "reason": reason,
                 "suites": suites,
+                "status": status,
                 "hits": len(times),
                 "first_received_ms": min(times),
                 "last_received_ms": max(times),
+                "next_step": next_step(reason, status),
             }
-            for (reason, suites), times in groups.items()
+            for (reason, suites, status), times in groups.items()
         ),
-        key=lambda group: -len(groups[group["reason"], group["suites"]]),
+        key=lambda group: -int(group["hits"]),
     )
 
 
 def group_lines(groups: list[dict[str, Any]]) -> list[str]:
-    """A table of groups; empty when there are none."""
-    return table(
+    """A table of groups, each with what to do about it; empty when there are none."""
+    lines = table(
         ("HITS", "SUITE", "FIRST", "LAST", "REASON"),
         [
             (
@@ -205,6 +209,12 @@ def group_lines(groups: list[dict[str, Any]]) -> list[str]:
             for group in groups
         ],
     )
+    steps = [f"      -> {group['next_step']}" for group in groups]
+    # Each below its row; of those that share one, below the last.
+    for at in range(len(groups) - 1, -1, -1):
+        if at + 1 == len(groups) or steps[at] != steps[at + 1]:
+            lines.insert(at + 2, steps[at])
+    return lines
 
 
 def letter_lines(letters: list[dict[str, Any]]) -> list[str]:

@@ -195,6 +195,7 @@ SCHEMAS: dict[str, Schema] = {
                 timestamps=_choice("required", "optional", "not-allowed", "unknown"),
                 listed=FLAG,
                 waiting=COUNT,
+                oldest_ms=_optional(MS),
                 received_24h=COUNT,
                 delivered_24h=COUNT,
                 dead=COUNT,

@@ -160,13 +160,15 @@ class Query:
 class Plan:
     """What every match has: one of `states` (None: any), a time of receipt, and `literals`.
 
-    `from_ms` is the first instant that can match, `to_ms` the first after it that cannot.
+    `from_ms` is the first instant that can match, `to_ms` the first after it that cannot; `only`
+    is the id that it must have.
     """
 
     states: frozenset[str] | None
     from_ms: float | None
     to_ms: float | None
     literals: tuple[bytes, ...]
+    only: int | None = None
 
     def covers(self, received_ms: float) -> bool:
         """Whether a hit of this instant can match."""
@@ -450,6 +452,7 @@ def plan(query: Query, now_ms: float) -> Plan:
     from_ms: list[float] = []
     to_ms: list[float] = []
     literals: dict[bytes, None] = {}
+    ids = [int(t.pattern.pieces[0]) for t in query.terms if t.field == "id" and not t.negated]
     for term in query.terms:
         asked = _states(term)
         if asked is not None:
@@ -463,7 +466,8 @@ def plan(query: Query, now_ms: float) -> Plan:
             for piece in term.pattern.pieces:
                 found = _LITERAL.findall(piece.lower())
                 literals |= dict.fromkeys(literal.encode() for literal in found)
-    return Plan(states, max(from_ms, default=None), min(to_ms, default=None), tuple(literals))
+    first, last = max(from_ms, default=None), min(to_ms, default=None)
+    return Plan(states, first, last, tuple(literals), min(ids, default=None))
 
 
 def _states(term: Term) -> frozenset[str] | None:

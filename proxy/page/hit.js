@@ -191,6 +191,10 @@ export class Hit {
             copied(() => JSON.stringify(hit.decoded, null, 2)),
           ),
           press(
+            "Copy NDJSON row",
+            copied(() => text("hits.ndjson", { q: `id:${hit.id}` })),
+          ),
+          press(
             "Copy raw request",
             copied(() => text(`hits/${hit.id}/raw`)),
           ),

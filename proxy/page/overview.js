@@ -6,7 +6,7 @@ import { get } from "./ask.js"
 import { Chart } from "./chart.js"
 import { h, put } from "./dom.js"
 import { release } from "./held.js"
-import { bytes, number, plural, sized, span } from "./words.js"
+import { bytes, moment, number, plural, sized, span } from "./words.js"
 
 const AGAIN_MS = 5_000
 const SERIES_MS = 60_000
@@ -181,6 +181,7 @@ export class Overview {
       "Suite",
       "Timestamps",
       "Waiting",
+      "Oldest",
       "Received, 24 h",
       "Delivered, 24 h",
       "Dead",
@@ -242,6 +243,11 @@ export class Overview {
             : one.timestamps,
       ),
       h("td", { class: "count" }, count(one.waiting, " is:waiting")),
+      h(
+        "td",
+        { class: "count wide" },
+        one.oldest_ms ? moment(one.oldest_ms, span((Date.now() - one.oldest_ms) / 1_000)) : "–",
+      ),
       h("td", { class: "count wide" }, count(one.received_24h, " newer:1d")),
       h("td", { class: "count wide" }, count(one.delivered_24h, " state:delivered")),
       h(
@@ -264,4 +270,4 @@ export class Overview {
 }
 
 const column = (at) =>
-  ["", "wide", "count", "count wide", "count wide", "count", "rest"][at] || null
+  ["", "wide", "count", "count wide", "count wide", "count wide", "count", "rest"][at] || null

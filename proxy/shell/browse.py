@@ -437,7 +437,8 @@ class Browser:
         while rows := self._rows(_OF_SUITES, looked.at, MOST_ROWS):
             for id_, boot, received_ms, suites, head, dead, delivered_ms in rows:
                 looked.at = id_
-                is_new = boots.wall_ms(Received(boot, received_ms)) >= day_ago_ms
+                at_ms = boots.wall_ms(Received(boot, received_ms))
+                is_new = at_ms >= day_ago_ms
                 protocol = "edge" if EVENT.match(head) else "analytics"
                 for suite in (of(name, protocol) for name in _suites(suites, head)):
                     suite["received_24h"] += is_new
@@ -445,6 +446,7 @@ class Browser:
                         suite["dead"] += 1
                     elif delivered_ms is None:
                         suite["waiting"] += 1
+                        suite["oldest_ms"] = min(at_ms, suite["oldest_ms"] or at_ms)
                     else:
                         suite["delivered_24h"] += delivered_ms >= day_ago_ms
             if len(rows) < MOST_ROWS:
@@ -461,6 +463,7 @@ class Browser:
             "timestamps": str(suites.of(rsid).timestamps),
             "listed": rsid in suites.known,
             "waiting": 0,
+            "oldest_ms": None,
             "received_24h": 0,
             "delivered_24h": 0,
             "dead": 0,
@@ -527,7 +530,11 @@ class Browser:
         if not states:
             looked.complete = True
             return
-        for row in self._below(looked.at, states, CHUNK):
+        if plan.only is not None:
+            looked.at = min(looked.at, plan.only + 1)
+        for row in self._below(looked.at, states, CHUNK if plan.only is None else 1):
+            if plan.only is not None and row[0] < plan.only:
+                break
             kept = self._kept(row) if search.may_match(plan, _plain(row[6])) else None
             looked.at = row[0]
             if kept is not None and kept.state in states:
