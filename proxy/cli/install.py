@@ -33,7 +33,7 @@ ENABLE = "systemctl daemon-reload && systemctl enable --now trackoffline.socket 
 )
 @click.pass_obj
 def install_service(options: Options, root: Path) -> None:
-    """Put the systemd units in place, and a first configuration.
+    """Put systemd units and a first configuration in place.
 
     Starts nothing; the command that does is printed.
     """

@@ -48,8 +48,15 @@ def retry(options: Options, filter_: tuple[str, ...]) -> None:
     tried = found["tried"]
     if not tried["matched"]:
         raise Stop(Exit.FAULT, "No waiting hit matches.")
-    hits = f"{tried['matched']:,} {'hit waits' if tried['matched'] == 1 else 'hits wait'}"
-    note(options, f"{hits}; of their visitors {tried['visitors']:,} waited out a failure")
+    hits = "1 hit waits" if tried["matched"] == 1 else f"{tried['matched']:,} hits wait"
+    if not tried["visitors"] and found["state"] == "offline":
+        note(options, f"{hits} for the collection server, which is asked at once")
+        return
+    if not tried["visitors"]:
+        note(options, f"{hits}, and not for a next try")
+        return
+    who = "1 visitor goes" if tried["visitors"] == 1 else f"{tried['visitors']:,} visitors go"
+    note(options, f"{hits}; {who} on at once")
 
 
 def _seconds(length: str) -> float:

@@ -34,6 +34,7 @@ def schema() -> dict[str, Any]:
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "title": "trackoffline",
         **_section(Config),
+        "description": "The configuration of trackoffline; see its README for the meaning of all.",
     }
 
 
