@@ -56,6 +56,13 @@ min_free_disk = "0B"
 max = "5m"
 [log]
 level = "error"
+[variables]
+eVar12 = "Search term"
+eVar7 = "Colour"
+event3 = "Payment step"
+event4 = "Discount"
+prop5 = "Shipping"
+"ctx.cart.size" = "Things in the basket"
 """
 PAGES = (
     ("Home", "event1", ""),
