@@ -14,6 +14,7 @@ import contextlib
 import os
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any
 
 import structlog
@@ -140,6 +141,8 @@ class Desk:
             "pid": os.getpid(),
             "uptime_seconds": self.loop_time() - self.started,
             "queue_path": str(queue.path),
+            "queue_file_bytes": _size(queue.path),
+            "queue_log_bytes": _size(queue.path.with_name(f"{queue.path.name}-wal")),
             "free_disk_bytes": max(0, queue.free_disk()),
             "upstream": self.server,
             "forwarding": None,
@@ -344,6 +347,13 @@ class Desk:
             after = letters[-1].hit.id
             total += await do([letter.hit.id for letter in letters])
         return total
+
+
+def _size(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except OSError:
+        return 0
 
 
 def summary(letter: DeadLetter, boots: Boots) -> dict[str, Any]:

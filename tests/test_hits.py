@@ -6,6 +6,7 @@ import asyncio
 import csv
 import io
 import json
+import re
 import time
 
 import aiohttp
@@ -514,6 +515,8 @@ async def test_health_is_a_line_for_each_thing(bereaved: Served) -> None:
     checks = (await bereaved.ask("/api/v1/health")).json()["checks"]
 
     states = {check["name"]: check["state"] for check in checks}
+    text = next(check["text"] for check in checks if check["name"] == "storage")
+    assert re.search(r"0 hits wait in /\S+hits.db, \d+\.\d KB and a log of ", text)
     assert states["storage"] == "ok"
     assert states["dead letters"] == "warn"
     assert states["upstream"] == "ok"

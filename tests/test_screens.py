@@ -395,6 +395,15 @@ async def test_an_open_hit_stands_still_and_says_that_it_changed(
     await screen.has("delivered", ".about")
 
 
+async def test_retry_on_a_hit_is_about_this_hit(busy: Served, look: Look) -> None:
+    screen = await look(busy, "/hits/3")
+    await screen.has("waiting", ".about")
+    async with screen.page.expect_request("**/forwarding/retry") as asked:
+        await screen.press("Retry", ".pane")
+    assert (await asked.value).post_data_json == {"ids": [3]}
+    await screen.has("1 failed try", ".pane")
+
+
 async def test_on_a_phone_a_hit_covers_the_list(busy: Served, look: Look) -> None:
     """What lies below it cannot be reached; closed, the list is where it was."""
     screen = await look(busy, "/hits")

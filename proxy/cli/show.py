@@ -48,16 +48,26 @@ def status_lines(found: dict[str, Any], source: str) -> list[str]:
     gone = [f"{found[name]:,} {name}" for name in ("expired", "discarded") if found[name]]
     if gone:
         lines.append(_line("Gone", ", ".join(gone)))
-    if "free_disk_bytes" in found:
-        lines.append(_line("Disk", f"{size(found['free_disk_bytes'])} free"))
-    if found.get("clock_skew_seconds") is not None:
-        skew = f"{found['clock_skew_seconds']:+.1f} s against the collection server"
-        lines.append(_line("Clock", skew))
+    lines += _machine(found)
     health = list(_health(found))
     if health:
         lines.append("Health:")
         lines += [f"  - {line}" for line in health]
     return [plain(line) for line in lines]
+
+
+def _machine(found: dict[str, Any]) -> list[str]:
+    """What the daemon stands on."""
+    lines = []
+    if "free_disk_bytes" in found:
+        disk = f"{size(found['free_disk_bytes'])} free"
+        if found.get("queue_file_bytes"):
+            disk += f"; the queue file has {size(found['queue_file_bytes'])}"
+        lines.append(_line("Disk", disk))
+    if found.get("clock_skew_seconds") is not None:
+        skew = f"{found['clock_skew_seconds']:+.1f} s against the collection server"
+        lines.append(_line("Clock", skew))
+    return lines
 
 
 def state_line(found: dict[str, Any]) -> str:

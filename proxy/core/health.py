@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from proxy.core.hit import Suites, Timestamps
-from proxy.core.words import span
+from proxy.core.words import size, span
 
 OK, WARN, BAD = "ok", "warn", "bad"
 LOW_DISK_BYTES = 1024**3
@@ -47,7 +47,11 @@ def _storage(status: Mapping[str, Any]) -> Iterator[Check]:
     elif not status["balanced"]:
         yield Check("storage", BAD, "the account does not balance", "report this, with the log")
     else:
-        yield Check("storage", OK, f"{status['waiting']:,} hits wait in {status['queue_path']}")
+        file, log = (size(status.get(f"queue_{part}_bytes", 0)) for part in ("file", "log"))
+        text = (
+            f"{status['waiting']:,} hits wait in {status['queue_path']}, {file} and a log of {log}"
+        )
+        yield Check("storage", OK, text)
 
 
 def _disk(status: Mapping[str, Any]) -> Iterator[Check]:
