@@ -2,7 +2,8 @@
 
 Rule: the one place where the core meets queue and upstream.  Each hit runs the same way:
 taken from its lane, looked at (send, hold, bury), sent, judged, recorded; its lane goes on
-only when the outcome is on disk, so order survives a crash.
+only when the outcome is on disk, so order survives a crash.  A hit that finds a connection at rest
+and is taken needs no task: road and queue tell by a call.  What has to wait for more is a task.
 Non-rule: decides nothing itself (`schedule` says which, `link` and `pace` how many and
 when, `stamp` whether, `verdict` what came of it), and a shutdown is no outcome of a hit.
 Source: nullmailer's send loop for the shape; docs/design/0003, 0008.
@@ -16,10 +17,11 @@ import traceback
 from collections import Counter, OrderedDict, deque
 from collections.abc import Awaitable, Callable, Collection, Coroutine, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import islice
 from math import inf
 from pathlib import Path
-from typing import Protocol, TypeVar
+from typing import NamedTuple, Protocol, TypeVar
 
 import structlog
 
@@ -92,15 +94,18 @@ class Hits(Feed, Protocol):
     async def note_clock(self) -> None: ...
     def begin(self, hit: int) -> bool: ...
     def deferred(self, hit: int) -> None: ...
-    async def delivered(self, hit: Hit, status: int, ts: int | None) -> None: ...
+    def settle(
+        self, hit: Hit, status: int, ts: int | None, tell: Callable[[QueueError | None], None]
+    ) -> None: ...
     async def bury(self, hit: Hit, reason: str, status: int | None, tries: int) -> None: ...
     async def hold(self, hit: Hit, suites: Sequence[str], reason: str) -> None: ...
     async def doubt(self, hit: Hit) -> None: ...
 
 
 class Road(Protocol):
-    """What the drain asks of the upstream."""
+    """What the drain asks of the upstream; `ask` tells later, or is False, and nothing was sent."""
 
+    def ask(self, request: Request, tell: Callable[[Reply | Failure], None]) -> bool: ...
     async def send(self, request: Request) -> Reply | Failure: ...
     async def probe(self) -> Failure | None: ...
 
@@ -126,6 +131,15 @@ class _Trial:
     failed_at: float | None = None
     reason: str = ""
     again_at: float | None = None  # None while it is the link that is waited for
+
+
+class _Sent(NamedTuple):
+    """A hit on its way: since when, and with which time of its own."""
+
+    hit: Hit
+    opened: Opened
+    began: float
+    at_ms: int | None
 
 
 class Drain:
@@ -177,6 +191,7 @@ class Drain:
         self._gone_at = -inf
         self._flying: dict[int, float] = {}  # when the sends in flight began, by hit
         self._asking: dict[int, float] = {}  # those of them that have no answer yet
+        self._tasks = asyncio.TaskGroup()
         self._sends: set[asyncio.Task[None]] = set()
         self._probes: set[asyncio.Task[None]] = set()
         self._recalls = 0  # how often what was about to fly was called back
@@ -190,6 +205,7 @@ class Drain:
         self._paused = False
         self._afresh = True
         self._ending = asyncio.Event()
+        self._over = False  # what comes now is nobody's: a crash would leave it so, too
         self._held_may_be_gone = False
         self._moved_at = 0.0  # when the drain last tried something, or could not
         self._told: bool | None = None  # whether the log last said online
@@ -333,32 +349,49 @@ class Drain:
     # -- the loop ----------------------------------------------------------------------
 
     async def run(self) -> None:
-        async with asyncio.TaskGroup() as sends:
-            while not self._ending.is_set():
-                self._feed.news.clear()
-                try:
-                    # Now, for the next restart may come before the next send.
-                    await self._hits.note_clock()
-                    if self._afresh and not self._flying:
-                        await self._begin()
-                    self._notice()
-                    if self._held_may_be_gone:
-                        await self._look_at_held()
-                    if CROWD <= len(self._asking) < self._schedule.sendable:
-                        await asyncio.sleep(COMPANY_S)
-                    await self._read_ahead()
-                    await self._launch(sends)
-                except QueueError as error:
-                    log.warning("the queue could not be read, trying again", reason=str(error))
-                    await _wait(self._ending, asyncio.get_running_loop().time() + AGAIN_S)
-                else:
-                    await _wait(self._feed.news, self._next_at())
-            for probe in self._probes:
-                probe.cancel()
-            if self._sends:
-                _, late = await asyncio.wait(self._sends, timeout=self.policy.grace_s)
-                for send in late:
+        self._tasks = asyncio.TaskGroup()
+        try:
+            async with self._tasks:
+                while not self._ending.is_set():
+                    await self._round()
+                for probe in self._probes:
+                    probe.cancel()
+                await self._until_landed()
+                self._over = True
+                for send in self._sends:
                     send.cancel()
+        finally:
+            self._over = True
+            for hit in list(self._watched):
+                self._answered(hit, None)
+
+    async def _round(self) -> None:
+        """Look what there is to do, do it, and wait for more."""
+        self._feed.news.clear()
+        try:
+            # Now, for the next restart may come before the next send.
+            await self._hits.note_clock()
+            if self._afresh and not self._flying:
+                await self._begin()
+            self._notice()
+            if self._held_may_be_gone:
+                await self._look_at_held()
+            if CROWD <= len(self._asking) < self._schedule.sendable:
+                await asyncio.sleep(COMPANY_S)
+            await self._read_ahead()
+            await self._launch()
+        except QueueError as error:
+            log.warning("the queue could not be read, trying again", reason=str(error))
+            await _wait(self._ending, asyncio.get_running_loop().time() + AGAIN_S)
+        else:
+            await _wait(self._feed.news, self._next_at())
+
+    async def _until_landed(self) -> None:
+        """What flies may land, for as long as the grace lasts."""
+        until = asyncio.get_running_loop().time() + self.policy.grace_s
+        while self._flying and asyncio.get_running_loop().time() < until:
+            self._feed.news.clear()
+            await _wait(self._feed.news, until)
 
     async def _begin(self) -> None:
         """Forget where the hits are, and read the queue from its beginning."""
@@ -477,14 +510,14 @@ class Drain:
         self._early = {hit for hit in self._early if hit > self._cursor}
         self._unread.read(self._cursor)
 
-    async def _launch(self, sends: asyncio.TaskGroup) -> None:
+    async def _launch(self) -> None:
         """Start what may fly now."""
         now = asyncio.get_running_loop().time()
         if not self._may_send:
             return
         if self.link.probe_due(now):
             self.link.probe_began(now)
-            self._start(sends, self._probe(), self._probes)
+            self._start(self._probe(), self._probes)
         taken = self._take(now)
         if not taken:
             return
@@ -492,6 +525,9 @@ class Drain:
         recalls = self._recalls
         try:
             found = {hit.id: hit for hit in await self._hits.fetch([hit for hit, _ in taken])}
+            # From here to the last of the sends nothing is awaited: a clock that is set meanwhile,
+            # or a reload, would be too late for them.
+            await self._hits.note_clock()
         except QueueError:
             for _, lane in taken:
                 self._schedule.deferred(lane, now)
@@ -504,7 +540,7 @@ class Drain:
                 self._feed.news.set()
             else:
                 self._flying[id_] = self._asking[id_] = now
-                self._start(sends, self._fly(hit, now, recalls), self._sends)
+                self._send(hit, now, recalls)
 
     def _take(self, now: float) -> list[tuple[int, int]]:
         """As many hits and their lanes as window and pace allow."""
@@ -554,12 +590,10 @@ class Drain:
             self._unspent += 1
 
     def _start(
-        self,
-        tasks: asyncio.TaskGroup,
-        work: Coroutine[None, None, None],
-        among: set[asyncio.Task[None]],
+        self, work: Coroutine[None, None, None], among: set[asyncio.Task[None]] | None = None
     ) -> None:
-        task = tasks.create_task(work)
+        task = self._tasks.create_task(work)
+        among = self._sends if among is None else among
         among.add(task)
         task.add_done_callback(among.discard)
 
@@ -591,24 +625,13 @@ class Drain:
 
     # -- one hit -----------------------------------------------------------------------
 
-    async def _fly(self, hit: Hit, began: float, recalls: int) -> None:
-        try:
-            await self._send(hit, began, recalls)
-        finally:
-            self._flying.pop(hit.id, None)
-            self._asking.pop(hit.id, None)
-            self._answered(hit.id, None)
-            self._moved_at = asyncio.get_running_loop().time()
-            self._feed.news.set()
-
-    async def _send(self, hit: Hit, began: float, recalls: int) -> None:
-        await self._insist(self._hits.note_clock)
-        # From here to the send nothing is awaited: a reload meanwhile would be too late for it.
+    def _send(self, hit: Hit, began: float, recalls: int) -> None:
+        """Look at it and let it go, or have done what is to be done instead."""
         try:
             opened = self.protocol.open(hit)
         except NotABeacon as error:
             self._spare(recalls)
-            await self._bury(hit, f"its stored form is no hit: {error}", None)
+            self._see_to(hit, self._bury(hit, f"its stored form is no hit: {error}", None))
             return
         boots, now_ms = self._hits.boots, self._hits.clock.ms()
         decision = opened.decide(boots.age_ms(hit.received, now_ms) / 1000)
@@ -616,24 +639,43 @@ class Drain:
             self._spare(recalls)
         match decision:
             case stamp.Hold(reason):
-                await self._hold(hit, opened.addressees, reason)
+                self._see_to(hit, self._hold(hit, opened.addressees, reason))
             case stamp.Bury(reason):
-                await self._bury(hit, reason, None)
+                self._see_to(hit, self._bury(hit, reason, None))
             case stamp.Send() if hit.lane in self._held_lanes:
                 self._spare(recalls)
-                await self._wait_in_line(hit, opened)
+                self._see_to(hit, self._wait_in_line(hit, opened))
             case stamp.Send(stamped):
                 reached(Point.SEND_BEFORE)
                 if recalls != self._recalls:
                     self._schedule.deferred(hit.lane, began)
+                    self._land(hit.id)
                 elif self._hits.begin(hit.id):
                     reached(Point.SEND_MARKED)
                     at_ms = self._instant(hit, boots) if stamped else None
-                    came = await self._exchange(hit, opened, at_ms)
-                    await self._apply(hit, opened.addressees, began, at_ms, *came)
+                    self._depart(_Sent(hit, opened, began, at_ms))
                 else:
                     self._spare(recalls)
                     self._leave(hit.id, hit.lane)
+                    self._land(hit.id)
+
+    def _see_to(self, hit: Hit, work: Coroutine[None, None, None]) -> None:
+        """What has to wait for the disk, and lands the hit."""
+        self._start(self._landing(hit.id, work))
+
+    async def _landing(self, hit: int, work: Coroutine[None, None, None]) -> None:
+        try:
+            await work
+        finally:
+            self._land(hit)
+
+    def _land(self, hit: int) -> None:
+        """The hit is not on its way any more."""
+        self._flying.pop(hit, None)
+        self._asking.pop(hit, None)
+        self._answered(hit, None)
+        self._moved_at = asyncio.get_running_loop().time()
+        self._feed.news.set()
 
     async def _wait_in_line(self, hit: Hit, opened: Opened) -> None:
         """An earlier hit of its visitor is held, and so is this one.
@@ -669,26 +711,50 @@ class Drain:
             if len(self._last_ms) > LAST_TS:
                 self._last_ms.popitem(last=False)
 
-    async def _exchange(
-        self, hit: Hit, opened: Opened, at_ms: int | None
-    ) -> tuple[verdict.Verdict, Reply | None]:
-        """One request, or two when the server checks for cookies; what came of it."""
+    def _depart(self, sent: _Sent) -> None:
         try:
-            request = opened.render(at_ms)
+            request = sent.opened.render(sent.at_ms)
+            if not self._road.ask(request, partial(self._came, sent, request)):
+                self._start(self._exchange(sent, request))
+        except Exception as error:  # noqa: BLE001 - its kind and place are logged
+            self._stumbled(sent, error)
+
+    async def _exchange(self, sent: _Sent, request: Request, *, followed: bool = False) -> None:
+        """A request for which a connection may have to be opened first."""
+        try:
             reply = await self._road.send(request)
+        except Exception as error:  # noqa: BLE001 - its kind and place are logged
+            self._stumbled(sent, error)
+        else:
+            self._came(sent, request, reply, followed=followed)
+
+    def _came(
+        self, sent: _Sent, request: Request, reply: Reply | Failure, *, followed: bool = False
+    ) -> None:
+        """What a request brought: its verdict, or one more when the server checks for cookies."""
+        if self._over:
+            return
+        try:
             self._compare_clocks(reply)
             reached(Point.SEND_ANSWERED)
-            judged = opened.judge(reply, followed=False, wall_now=self._wall_now())
-            if isinstance(judged, Follow):
-                reply = await self._road.send(following(request, judged))
-                judged = opened.judge(reply, followed=True, wall_now=self._wall_now())
+            judged = sent.opened.judge(reply, followed=followed, wall_now=self._wall_now())
+            again = following(request, judged) if isinstance(judged, Follow) else None
         except Exception as error:  # noqa: BLE001 - its kind and place are logged
-            # One strange hit or answer must not end the process, and again at each start.
-            # As a failure it has its attempts, and if it is ours and not the hit's, the link
-            # goes down and keeps the others.
-            log.error("a send failed in a way nobody foresaw", hit=hit.id, **_where(error))  # noqa: TRY400
-            return Retry(type(error).__name__, ambiguous=True), None
-        return judged, reply if isinstance(reply, Reply) else None
+            self._stumbled(sent, error)
+            return
+        if again is not None:
+            self._start(self._exchange(sent, again, followed=True))
+        else:
+            self._judged(sent, judged, reply if isinstance(reply, Reply) else None)
+
+    def _stumbled(self, sent: _Sent, error: Exception) -> None:
+        """One strange hit or answer must not end the process, and again at each start.
+
+        As a failure it has its attempts, and if it is ours and not the hit's, the link goes down
+        and keeps the others.
+        """
+        log.error("a send failed in a way nobody foresaw", hit=sent.hit.id, **_where(error))
+        self._judged(sent, Retry(type(error).__name__, ambiguous=True), None)
 
     def _compare_clocks(self, reply: Reply | Failure) -> None:
         """Now and then: a clock that is wrong stamps hits wrong, and nobody sees it."""
@@ -701,38 +767,73 @@ class Drain:
     def _wall_now(self) -> float:
         return self._hits.clock.wall_ms() / 1000
 
-    async def _apply(
-        self,
-        hit: Hit,
-        suites: Sequence[str],
-        began: float,
-        at_ms: int | None,
-        judged: verdict.Verdict,
-        reply: Reply | None,
+    def _judged(self, sent: _Sent, judged: verdict.Verdict, reply: Reply | None) -> None:
+        """An outcome; called by the road, so that a fault of ours is the drain's to tell."""
+        try:
+            hit, now = sent.hit, asyncio.get_running_loop().time()
+            trial = self._trials.get(hit.id)
+            flight = Flight(hit.id, hit.lane, sent.began, trial.failed_at if trial else None)
+            self.results[type(judged).__name__.lower()] += 1
+            self.durations.add(now - sent.began)
+            reached(Point.VERDICT)
+            if isinstance(judged, Delivered):
+                self._taken(sent, judged, reply, flight, now)
+            else:
+                self._see_to(hit, self._failed(sent, judged, reply, flight, now))
+        except Exception as error:  # noqa: BLE001 - raised where it ends the drain
+            self._start(_raise(error))
+
+    def _taken(
+        self, sent: _Sent, judged: Delivered, reply: Reply | None, flight: Flight, now: float
     ) -> None:
-        status = None if reply is None else reply.status
-        now = asyncio.get_running_loop().time()
+        hit = sent.hit
+        self.link.delivered(now, flight)
+        self.pace.delivered(now)
+        self.last_delivery_ms = self._hits.clock.wall_ms()
+        self._note_link()
+        self._may_have(hit.lane, sent.at_ms)
+        self._answered(hit.id, reply)
+        # Another one may go while this one gets to the disk; of its own lane none.
+        self._asking.pop(hit.id, None)
+        self._feed.news.set()
+        self._record(sent, judged.status)
+
+    def _record(self, sent: _Sent, status: int) -> None:
+        ts = None if sent.at_ms is None else sent.at_ms // 1000
+        self._hits.settle(sent.hit, status, ts, partial(self._recorded, sent, status))
+
+    def _recorded(self, sent: _Sent, status: int, error: QueueError | None) -> None:
+        """It is on disk, or has to be tried again: its lane waits."""
+        if self._over:
+            return
+        try:
+            if error is not None:
+                self._start(self._record_again(sent, status, error))
+                return
+            self.delivered_by.add(sent.opened.addressees, self.protocol.known)
+            reached(Point.RECORDED)
+            self._leave(sent.hit.id, sent.hit.lane)
+            self._land(sent.hit.id)
+        except Exception as fault:  # noqa: BLE001 - raised where it ends the drain
+            self._start(_raise(fault))
+
+    async def _record_again(self, sent: _Sent, status: int, error: QueueError) -> None:
+        log.warning("the queue refused, trying again", reason=str(error))
+        await asyncio.sleep(AGAIN_S)
+        self._record(sent, status)
+
+    async def _failed(
+        self,
+        sent: _Sent,
+        judged: Refused | LinkDown | Retry | Follow,
+        reply: Reply | None,
+        flight: Flight,
+        now: float,
+    ) -> None:
+        """It was not taken, this time or for good."""
+        hit, status = sent.hit, None if reply is None else reply.status
         trial = self._trials.get(hit.id) or _Trial()
-        flight = Flight(hit.id, hit.lane, began, trial.failed_at)
-        self.results[type(judged).__name__.lower()] += 1
-        self.durations.add(now - began)
-        reached(Point.VERDICT)
         match judged:
-            case Delivered():
-                self.link.delivered(now, flight)
-                self.pace.delivered(now)
-                self.last_delivery_ms = self._hits.clock.wall_ms()
-                self._note_link()
-                self._may_have(hit.lane, at_ms)
-                self._answered(hit.id, reply)
-                # Another one may go while this one gets to the disk; of its own lane none.
-                self._asking.pop(hit.id, None)
-                self._feed.news.set()
-                ts = None if at_ms is None else at_ms // 1000
-                await self._insist(lambda: self._hits.delivered(hit, judged.status, ts))
-                self.delivered_by.add(suites, self.protocol.known)
-                reached(Point.RECORDED)
-                self._leave(hit.id, hit.lane)
             case Refused(reason):
                 self._answered(hit.id, reply)
                 await self._refused(hit, trial, now, reason, status)
@@ -754,11 +855,11 @@ class Drain:
                     )
                 else:
                     self.link.pushed_back(now, flight)
-                    self.pace.pushed_back(now, after_s, began)
+                    self.pace.pushed_back(now, after_s, sent.began)
                     self._recall()
                 self._note_link(reason)
                 if ambiguous:
-                    self._may_have(hit.lane, at_ms)
+                    self._may_have(hit.lane, sent.at_ms)
                     await self._insist(lambda: self._hits.doubt(hit))
                     if hit.id in self._watched:
                         await self._never_again(hit, trial, reason, status)
@@ -891,6 +992,10 @@ class Drain:
                 road=self.protocol.name,
                 reason=self.last_failure,
             )
+
+
+async def _raise(error: Exception) -> None:
+    raise error
 
 
 def _where(error: Exception) -> dict[str, str]:

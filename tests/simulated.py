@@ -20,7 +20,7 @@ from typing import Any, TypeVar
 
 from proxy.core.hit import Failure, Hit, Received, Reply, Request
 from proxy.core.moment import Boots
-from proxy.errors import QueueUnavailable
+from proxy.errors import QueueError, QueueUnavailable
 from proxy.shell.clock import Clock
 from proxy.shell.queue import Feed
 
@@ -118,6 +118,7 @@ class Hits:
         self.doubts: Counter[int] = Counter()
         self.flying: dict[int, int] = {}  # lane by hit
         self.most_flying = 0
+        self.settling: set[asyncio.Task[None]] = set()
         self.refusals = 0  # so many calls fail from now on, as on a full disk
         self.pages = 0
 
@@ -212,7 +213,20 @@ class Hits:
     def deferred(self, hit: int) -> None:
         self.flying.pop(hit, None)
 
-    async def delivered(self, hit: Hit, status: int, ts: int | None) -> None:
+    def settle(
+        self, hit: Hit, status: int, ts: int | None, tell: Callable[[QueueError | None], None]
+    ) -> None:
+        def done(task: asyncio.Task[None]) -> None:
+            error = None if task.cancelled() else task.exception()
+            assert error is None or isinstance(error, QueueError), error
+            tell(error)
+
+        task = asyncio.create_task(self._delivered(hit, status, ts))
+        self.settling.add(task)
+        task.add_done_callback(self.settling.discard)
+        task.add_done_callback(done)
+
+    async def _delivered(self, hit: Hit, status: int, ts: int | None) -> None:
         assert status in {200, 204}
         assert hit.id in self.flying
         await self._write()
@@ -257,7 +271,29 @@ class Hits:
 Outcome = Reply | Failure | float  # a number: so many seconds, and then a GIF
 
 
-class Road:
+class HalfAtRest:
+    """A road of which every other connection rests: what is asked of it needs no waiting."""
+
+    turns = 0
+
+    async def send(self, request: Request) -> Reply | Failure:
+        raise NotImplementedError
+
+    def ask(self, request: Request, tell: Callable[[Reply | Failure], None]) -> bool:
+        self.turns += 1
+        if self.turns % 2:
+            return False
+        task = asyncio.create_task(self.send(request))
+        asking.add(task)
+        task.add_done_callback(asking.discard)
+        task.add_done_callback(lambda done: None if done.cancelled() else tell(done.result()))
+        return True
+
+
+asking: set[asyncio.Task[Reply | Failure]] = set()  # or nobody would hold them
+
+
+class Road(HalfAtRest):
     """A road that answers what `says` says about each request, after `rtt_s` and up to `more_s`.
 
     `listens` says what a probe meets.  `sent` and `answered` have the instants.

@@ -26,6 +26,7 @@ from proxy.core.analytics import Analytics
 from proxy.core.hit import (
     Failure,
     Fault,
+    Hit,
     NewHit,
     Received,
     Reply,
@@ -37,7 +38,7 @@ from proxy.core.hit import (
 from proxy.core.limits import Limits
 from proxy.core.link import State
 from proxy.drain import Drain, Policy
-from proxy.errors import QueueUnavailable
+from proxy.errors import QueueError, QueueUnavailable
 from proxy.fake import (
     FakeCollector,
     captive_portal,
@@ -655,6 +656,32 @@ def in_order(hits: Hits) -> bool:
 
 REFUSED = Failure(Fault.CONNECT, "connection refused")
 CUT = Failure(Fault.CUT, "gone")
+
+
+def test_a_fault_of_ours_ends_the_drain_and_leaves_no_hit_on_its_way_for_ever() -> None:
+    """Road and queue call the drain back: they would log what arises there, and go on."""
+
+    class Refusing(Hits):
+        def settle(self, *_: object) -> None:
+            raise TypeError("a bug of ours")
+
+    class Twice(Hits):
+        def settle(
+            self, _h: Hit, _s: int, _ts: int | None, tell: Callable[[QueueError | None], None]
+        ) -> None:
+            for _ in range(2):
+                asyncio.get_running_loop().call_later(0.01, tell, None)
+
+    async def ends(broken: type[Hits]) -> None:
+        hits = broken()
+        fill(hits, 20, lanes=10)
+        drain = Drain(hits, Road(), Analytics(SUITES, b"adobe"), NORMAL, lambda: 0.5)
+        async with asyncio.timeout(60):
+            with pytest.raises(ExceptionGroup):
+                await drain.run()
+
+    for broken in (Refusing, Twice):
+        simulated.run(ends(broken))
 
 
 @pytest.mark.parametrize("after", ["7", "date"])

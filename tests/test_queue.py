@@ -27,7 +27,7 @@ from conftest import OpenQueue
 from proxy.core import wire
 from proxy.core.hit import Hit, Ledger, NewHit, Received, Request
 from proxy.core.limits import Limits
-from proxy.errors import QueueFull, QueueInUse, QueueTooNew, QueueUnavailable
+from proxy.errors import QueueError, QueueFull, QueueInUse, QueueTooNew, QueueUnavailable
 from proxy.shell import beside, migrate
 from proxy.shell import queue as queue_module
 from proxy.shell.queue import Queue, peek, peek_dead
@@ -552,6 +552,56 @@ async def test_a_row_that_is_taken_refuses_the_hit(queue: Queue) -> None:
     assert_exact(queue)
 
 
+async def test_deliveries_of_one_commit_are_each_counted_once(open_queue: OpenQueue) -> None:
+    """Whatever their status, given twice, or gone meanwhile; kept for people with their `ts`."""
+    queue = await open_queue(replace(ANY_SIZE, keep_delivered_s=60))
+    hits = await stored(queue, 6)
+    await queue.bury(hits[5], "gone", None, 1)
+    told: list[QueueError | None] = []
+    for hit, status, ts in zip(
+        hits, (200, 200, 204, 200, 200, 200), (7, None, 9, 7, 7, 7), strict=True
+    ):
+        queue.settle(hit, status, ts, told.append)
+    queue.settle(hits[0], 200, 7, told.append)
+    assert not told
+    await queue.set("a commit", "later")
+
+    assert told == [None] * 7
+    assert (queue.ledger.delivered, queue.ledger.dead, queue.ledger.waiting) == (5, 1, 0)
+    assert_exact(queue)
+    with raw(queue.path) as db:
+        kept = db.execute("SELECT id, status, ts FROM delivered ORDER BY id").fetchall()
+    assert kept == [(1, 200, 7), (2, 200, None), (3, 204, 9), (4, 200, 7), (5, 200, 7)]
+
+
+async def test_who_waits_for_a_delivery_is_told_why_it_is_not_on_disk(queue: Queue) -> None:
+    """By an exception of its own, and also when the queue is closed; never while it asks."""
+    hits = await stored(queue, 2)
+    told: list[QueueError | None] = []
+    faults: list[object] = []
+    asyncio.get_running_loop().set_exception_handler(
+        lambda _, context: faults.append(context["exception"])
+    )
+
+    def broken(said: QueueError | None) -> None:
+        told.append(said)
+        raise RuntimeError("a bug of ours")
+
+    with writes_fail(queue):
+        queue.settle(hits[0], 200, None, broken)
+        queue.settle(hits[1], 200, None, told.append)
+        with pytest.raises(QueueUnavailable):
+            await queue.set("a commit", "later")
+    assert [type(each) for each in told] == [QueueUnavailable] * 2
+    assert told[0] is not told[1]
+    assert len(faults) == 1
+    await queue.close()
+    queue.settle(hits[0], 200, None, told.append)
+    assert len(told) == 2
+    await asyncio.sleep(0)
+    assert isinstance(told[2], QueueUnavailable)
+
+
 async def test_a_fault_of_one_who_is_told_concerns_no_other(queue: Queue) -> None:
     """Neither when hits are stored nor when they are not; each is told once."""
     faults: list[str] = []
@@ -983,8 +1033,8 @@ async def test_more_may_fly_than_was_announced(tmp_path: Path) -> None:
     for hit in (1, 2, 3, 4, 3):
         sending.mark(hit)
     assert sending.left() == [2, 1, 3, 4]
-    sending.unmark(2)
-    sending.unmark(2)
+    sending.unmark([2])
+    sending.unmark([2])
     sending.mark(5)
     sending.mark(6)
 

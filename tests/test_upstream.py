@@ -310,6 +310,57 @@ async def test_an_exchange_that_went_wrong_has_a_name_and_is_one_request(
     assert adobe.counts.requests == 1
 
 
+async def asked(upstream: Upstream, request: Request) -> Reply | Failure:
+    """What comes on a connection that rests, told by a call."""
+    told: asyncio.Future[Reply | Failure] = asyncio.get_running_loop().create_future()
+    assert upstream.ask(request, told.set_result)
+    assert not told.done()
+    return await told
+
+
+async def test_where_a_connection_rests_a_call_tells_what_came(
+    adobe: FakeCollector, upstream: Upstream
+) -> None:
+    """Else nothing is sent, and nobody is told; the connection rests again behind each answer."""
+    told: list[Reply | Failure] = []
+    assert not upstream.ask(HIT, told.append)
+    assert isinstance(await upstream.send(HIT), Reply)
+    assert not upstream.ask(Request("GET", b"/two lines\r\n"), told.append)
+    for _ in range(3):
+        found = await asked(upstream, HIT)
+        assert isinstance(found, Reply)
+        assert (found.status, found.body) == (200, GIF)
+    assert adobe.counts.requests == 4
+    assert not upstream._due
+    assert not told
+
+
+@pytest.mark.parametrize(
+    "fault, expected",
+    [
+        (reset_peer(), Kind.CUT),
+        (limit_data(20), Kind.CUT),
+        (timeout(), Kind.TIMEOUT),
+        (garbage(), Kind.MALFORMED),
+        (endless_body(), Kind.ENDLESS),
+    ],
+    ids=lambda value: getattr(value, "name", value)[:40],
+)
+async def test_who_is_told_by_a_call_is_told_once_of_what_went_wrong(
+    adobe: FakeCollector, fault: Fault, expected: Kind
+) -> None:
+    """And the connection is nobody's any more: a late answer is not the next hit's."""
+    async with way_to(adobe.url, timeout_s=0.3) as upstream:
+        assert isinstance(await upstream.send(HIT), Reply)
+        adobe.will(fault)
+        found = await asked(upstream, HIT)
+        assert isinstance(found, Failure)
+        assert found.fault is expected
+        assert not upstream.ask(HIT, lambda _: None)
+        assert not upstream._due
+    assert adobe.counts.requests == 2
+
+
 async def test_a_kept_connection_that_goes_away_is_one_request_too(
     adobe: FakeCollector, upstream: Upstream
 ) -> None:

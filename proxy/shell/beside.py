@@ -13,6 +13,7 @@ import fcntl
 import io
 import os
 import struct
+from collections.abc import Sequence
 from pathlib import Path
 
 from proxy.errors import QueueInUse
@@ -47,14 +48,16 @@ class Sending:
     """Which hits are in flight, on disk, so that a crash cannot hide it.
 
     One slot of 8 bytes a hit, written without fsync: it must survive the process, not
-    the power.  A mark the disk refuses is no reason to stop sending, which is what frees
-    the disk; the slots are there from the start so that this does not happen.
+    the power.  What lands together is written together.  A mark the disk refuses is no
+    reason to stop sending, which is what frees the disk; the slots are there from the start
+    so that this does not happen.
     """
 
     SLOT = struct.Struct("<q")
 
     def __init__(self, path: Path, slots: int) -> None:
         self._file = _open(path, "-sending")
+        self._table = bytearray(slots * self.SLOT.size)
         self._free = list(range(slots))
         self._slots: dict[int, int] = {}
 
@@ -66,21 +69,24 @@ class Sending:
 
     def clear(self) -> None:
         """Forget what was left, and take the room of the slots from the disk."""
-        self._file.truncate(len(self._free) * self.SLOT.size)
-        self._write(0, bytes(len(self._free) * self.SLOT.size))
+        self._file.truncate(len(self._table))
+        self._write(range(len(self._free)))
 
     def mark(self, hit: int) -> None:
         if hit not in self._slots:
-            # More in flight than was announced is a mistake, but no reason to fail.
-            slot = self._free.pop() if self._free else len(self._slots)
-            self._slots[hit] = slot
-            self._write(slot, self.SLOT.pack(hit))
+            if not self._free:  # more than was announced: a mistake, but no reason to fail
+                self._free.append(len(self._table) // self.SLOT.size)
+                self._table += bytes(self.SLOT.size)
+            slot = self._slots[hit] = self._free.pop()
+            self.SLOT.pack_into(self._table, slot * self.SLOT.size, hit)
+            self._write((slot,))
 
-    def unmark(self, hit: int) -> None:
-        slot = self._slots.pop(hit, None)
-        if slot is not None:
-            self._free.append(slot)
-            self._write(slot, self.SLOT.pack(0))
+    def unmark(self, hits: Sequence[int]) -> None:
+        slots = [self._slots.pop(hit) for hit in hits if hit in self._slots]
+        for slot in slots:
+            self.SLOT.pack_into(self._table, slot * self.SLOT.size, 0)
+        self._free += slots
+        self._write(slots)
 
     @property
     def count(self) -> int:
@@ -93,9 +99,12 @@ class Sending:
     def close(self) -> None:
         self._file.close()
 
-    def _write(self, slot: int, data: bytes) -> None:
-        with contextlib.suppress(OSError):
-            os.pwrite(self._file.fileno(), data, slot * self.SLOT.size)
+    def _write(self, slots: Sequence[int]) -> None:
+        """These, and what lies between the first and the last of them: one call for all."""
+        if slots:
+            first, end = min(slots) * self.SLOT.size, (max(slots) + 1) * self.SLOT.size
+            with contextlib.suppress(OSError):
+                os.pwrite(self._file.fileno(), self._table[first:end], first)
 
 
 class Reserve:

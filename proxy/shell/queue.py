@@ -199,12 +199,39 @@ class _Delivery(NamedTuple):
 Change = Callable[[sqlite3.Connection, _Book, bool], object] | _Delivery
 
 
+class _Call:
+    """In place of a future: who waits for a commit is told by a call, and no task waits."""
+
+    __slots__ = ("_tell",)
+
+    def __init__(self, tell: Callable[[QueueError | None], None]) -> None:
+        self._tell: Callable[[QueueError | None], None] | None = tell
+
+    def done(self) -> bool:
+        return self._tell is None
+
+    def cancel(self) -> None:
+        """Nobody can know what came of it: the process ends just then."""
+        self._tell = None
+
+    def set_result(self, _: object) -> None:
+        self._say(None)
+
+    def set_exception(self, error: QueueError) -> None:
+        self._say(error)
+
+    def _say(self, error: QueueError | None) -> None:
+        tell, self._tell = self._tell, None
+        if tell is not None:
+            _say(tell, error)
+
+
 @dataclass(frozen=True, slots=True)
 class _Asked(Generic[T]):
     """Something to be committed, who waits for it, and the hit that lands with it."""
 
     what: T
-    done: asyncio.Future[Any]
+    done: asyncio.Future[Any] | _Call
     lands: int | None = None
 
 
@@ -223,16 +250,21 @@ class _Adding:
     is_told: bool = False
 
     def say(self, said: list[int] | QueueError | None) -> None:
-        """Tell, once; a fault of who is told keeps it from no other, and ends no writer."""
+        """Tell, once."""
         if self.is_told:
             return
         self.is_told = True
-        try:
-            self.tell(said)
-        except Exception as error:  # noqa: BLE001 - it goes to the loop's handler
-            asyncio.get_running_loop().call_exception_handler(
-                {"message": "who asked for a hit to be stored failed", "exception": error}
-            )
+        _say(self.tell, said)
+
+
+def _say(tell: Callable[[T], None], said: T) -> None:
+    """A fault of who is told goes to the loop's handler: the writer has others to tell."""
+    try:
+        tell(said)
+    except Exception as error:  # noqa: BLE001 - see above
+        asyncio.get_running_loop().call_exception_handler(
+            {"message": "who was told of a commit failed", "exception": error}
+        )
 
 
 class Queue:
@@ -453,11 +485,23 @@ class Queue:
 
     def deferred(self, hit: int) -> None:
         """A hit in flight stays, and is known not to have reached Adobe."""
-        self._landed(hit)
+        self._landed([hit])
 
     async def delivered(self, hit: Hit, status: int, ts: int | None) -> None:
         """Adobe took it."""
         await self._change(_Delivery(hit.id, hit.size, status, ts), hit.id)
+
+    def settle(
+        self, hit: Hit, status: int, ts: int | None, tell: Callable[[QueueError | None], None]
+    ) -> None:
+        """As `delivered`, but `tell` is called, never before this returns: None is success."""
+        if self._over:
+            closed = QueueUnavailable("the queue is closed")
+            asyncio.get_running_loop().call_soon(tell, closed)
+            return
+        delivery = _Delivery(hit.id, hit.size, status, ts)
+        self._changes.append(_Asked(delivery, _Call(tell), hit.id))
+        self._work.set()
 
     async def bury(self, hit: Hit, reason: str, status: int | None, tries: int) -> None:
         """Refused for good: a dead letter, kept until a person decides."""
@@ -755,11 +799,11 @@ class Queue:
             asyncio.get_running_loop().call_soon(_tell_ids, adds, ids)
         else:
             _tell_ids(adds, ids)
+        lands = [change.lands for change in changes if change.lands is not None]
+        if lands:
+            reached(Point.LANDED_BEFORE)
+            self._landed(lands)
         _tell(changes, results)
-        for change in changes:
-            if change.lands is not None:
-                reached(Point.LANDED_BEFORE)
-                self._landed(change.lands)
         return None
 
     def _adopt(self, book: _Book) -> None:
@@ -820,11 +864,12 @@ class Queue:
         reached(Point.CHECKPOINT_AFTER)
         return any(logged == moved for _, logged, moved in rows)
 
-    def _landed(self, hit: int) -> None:
-        self._sending.unmark(hit)
-        self._overtaken.pop(hit, None)
+    def _landed(self, hits: Sequence[int]) -> None:
+        self._sending.unmark(hits)
+        for hit in hits:
+            self._overtaken.pop(hit, None)
         if self.landed is not None:
-            self.landed.append(hit)
+            self.landed.extend(hits)
 
     def _made_room(self, adds: list[_Adding]) -> None:
         """These are no longer on their way."""

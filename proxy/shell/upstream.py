@@ -36,6 +36,31 @@ NEXT_ADDRESS_S = 0.25
 Came: TypeAlias = Reply | Failure
 
 
+class _Call:
+    """In place of a future: who waits for an answer is told by a call, once, and no task waits."""
+
+    __slots__ = ("_among", "_tell", "connection")
+
+    def __init__(
+        self, tell: Callable[[Came], None], among: dict[Waits, float], connection: _Connection
+    ) -> None:
+        self.connection = connection
+        self._tell: Callable[[Came], None] | None = tell
+        self._among = among
+
+    def done(self) -> bool:
+        return self._tell is None
+
+    def set_result(self, came: Came) -> None:
+        tell, self._tell = self._tell, None
+        del self._among[self]
+        if tell is not None:
+            tell(came)
+
+
+Waits: TypeAlias = "asyncio.Future[Came] | _Call"
+
+
 @dataclass(frozen=True, slots=True)
 class Where:
     """The collection server: `https://host[:port]`, seconds for a whole exchange.
@@ -69,8 +94,25 @@ class Upstream:
         self._host_line = b" HTTP/1.1\r\nHost: " + where.authority
         self._connections = _Connections(where)
         # What is under way, and until when.  All have the same time: they are due in this order.
-        self._due: dict[asyncio.Future[Came], float] = {}
+        self._due: dict[Waits, float] = {}
         self._alarm: asyncio.TimerHandle | None = None
+
+    def ask(self, request: Request, tell: Callable[[Came], None]) -> bool:
+        """As `send`, on a connection that rests, without a task; False when that cannot be.
+
+        `tell` is called once, never before this returns.
+        """
+        try:
+            content = self._written(request)
+        except ValueError:
+            return False
+        connection = self._connections.kept()
+        if connection is None:
+            return False
+        call = _Call(tell, self._due, connection)
+        self._expect(call)
+        connection.ask(content, call, has_body=request.method != "HEAD")
+        return True
 
     async def send(self, request: Request) -> Came:
         """What came back, or why nothing whole did."""
@@ -79,9 +121,7 @@ class Upstream:
         except ValueError as error:
             return Failure(Fault.MALFORMED, type(error).__name__)
         answer: asyncio.Future[Came] = self._loop.create_future()
-        self._due[answer] = self._loop.time() + self.where.timeout_s
-        if self._alarm is None:
-            self._alarm = self._loop.call_later(self.where.timeout_s, self._time_is_up)
+        self._expect(answer)
         connection: _Connection | Failure | None = None
         try:
             connection = self._connections.kept() or await self._connections.new()
@@ -115,14 +155,24 @@ class Upstream:
             raise ValueError("a line within a line")
         return head + b"\r\n\r\n" + request.body
 
+    def _expect(self, answer: Waits) -> None:
+        self._due[answer] = self._loop.time() + self.where.timeout_s
+        if self._alarm is None:
+            self._alarm = self._loop.call_later(self.where.timeout_s, self._time_is_up)
+
     def _time_is_up(self) -> None:
         """One timer for all that is under way: one for each costs as much as reading its answer."""
         self._alarm = None
         now = self._loop.time()
+        late: list[Waits] = []
         for answer, due in self._due.items():
             if due > now:
                 self._alarm = self._loop.call_at(due, self._time_is_up)
                 break
+            late.append(answer)
+        for answer in late:
+            if isinstance(answer, _Call):
+                answer.connection.leave(answer)
             if not answer.done():
                 answer.set_result(Failure(Fault.TIMEOUT, "no whole answer in time"))
 
@@ -235,13 +285,13 @@ class _Connection(asyncio.Protocol):
         self.is_open = False
         self._loop = asyncio.get_running_loop()
         self._among, self._most = among, most
-        self._answer: asyncio.Future[Came] | None = None  # who waits for one
+        self._answer: Waits | None = None  # who waits for one
         self._parser: HttpResponseParser | None = None
         self._came: tuple[RawResponseMessage, StreamReader] | None = None  # once its head is whole
         self._body: list[bytes] = []
         self._size = 0
 
-    def ask(self, content: bytes, answer: asyncio.Future[Came], *, has_body: bool) -> None:
+    def ask(self, content: bytes, answer: Waits, *, has_body: bool) -> None:
         """Send a request, and let `answer` have what comes of it; `has_body`: may its answer."""
         self._answer = answer
         self._came = None
@@ -257,7 +307,7 @@ class _Connection(asyncio.Protocol):
         )
         self._transport.write(content)
 
-    def leave(self, answer: asyncio.Future[Came]) -> None:
+    def leave(self, answer: Waits) -> None:
         """It is not waited for any more: if it still comes, it must not be the next one's."""
         if self._answer is answer:
             self._answer = None

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 
 import pytest
 from clock import FakeClock
@@ -61,6 +61,9 @@ class Road:
         if self.server not in self._upstreams:
             self._upstreams[self.server] = Upstream(Where(self.server, TIMEOUT_S))
         return self._upstreams[self.server]
+
+    def ask(self, request: Request, tell: Callable[[Reply | Failure], None]) -> bool:
+        return self.upstream.ask(request, tell)
 
     async def send(self, request: Request) -> Reply | Failure:
         return await self.upstream.send(request)

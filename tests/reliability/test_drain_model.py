@@ -41,7 +41,7 @@ from hypothesis.stateful import (
     rule,
     run_state_machine_as_test,
 )
-from simulated import GIF, LoopClock, now
+from simulated import GIF, HalfAtRest, LoopClock, now
 from structlog.testing import capture_logs
 from test_queue import as_after_a_crash
 from threadless import Disk, Loop
@@ -123,7 +123,7 @@ class Found:
     size: int
 
 
-class Server:
+class Server(HalfAtRest):
     """A collection server in a mood, reached through no network, and what it did."""
 
     def __init__(self, departs: Callable[[str, Request], None]) -> None:
