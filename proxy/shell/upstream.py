@@ -33,6 +33,9 @@ MOST_CONNECT_S = 10.0
 # An address that leads nowhere costs no more than this when the name has another one.
 NEXT_ADDRESS_S = 0.25
 
+# Of what a request target may consist: ASCII without control characters and spaces.
+VISIBLE = bytes(range(0x21, 0x7F))
+
 Came: TypeAlias = Reply | Failure
 
 
@@ -139,21 +142,20 @@ class Upstream:
 
     def _written(self, request: Request) -> bytes:
         """The request's bytes; ValueError when a server would read something else in them."""
-        target = request.target.decode("ascii")
-        if not request.method.isalpha() or not target.isprintable() or " " in target:
+        if not request.method.isalpha() or request.target.translate(None, VISIBLE):
             raise ValueError("no request line")
-        lines = [request.method.encode("ascii") + b" " + request.target + self._host_line]
-        lines += [name + b": " + value for name, value in request.headers]
+        first = request.method.encode("ascii") + b" " + request.target + self._host_line
+        lines = [name + b": " + value for name, value in request.headers]
         token = self.where.token()
         if token is not None and headers.first(request.headers, b"authorization") is None:
             lines.append(b"Authorization: " + token)
         # A GET may have a body, and `ts` may be in it; a POST without one has the length 0.
         if request.body or request.method == "POST":
             lines.append(b"Content-Length: %d" % len(request.body))
-        head = b"\r\n".join(lines)
-        if not head.count(b"\r") == head.count(b"\n") == len(lines) or b"\0" in head:
+        rest = b"\r\n".join(lines)
+        if not rest.count(b"\r") == rest.count(b"\n") == max(len(lines) - 1, 0) or b"\0" in rest:
             raise ValueError("a line within a line")
-        return head + b"\r\n\r\n" + request.body
+        return b"%b\r\n%b%b%b" % (first, rest, b"\r\n\r\n" if rest else b"\r\n", request.body)
 
     def _expect(self, answer: Waits) -> None:
         self._due[answer] = self._loop.time() + self.where.timeout_s
