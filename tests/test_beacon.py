@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from contextlib import suppress
 
 import pytest
@@ -12,8 +13,10 @@ from hypothesis import strategies as st
 from proxy.core.beacon import (
     MOST_SUITES,
     Beacon,
+    Gist,
     copy_key,
     empty_timestamps,
+    gist,
     lane,
     read,
     suites_of,
@@ -320,6 +323,27 @@ def test_arbitrary_bytes_are_a_beacon_or_one_of_two_refusals(
         assert beacon.ts != b""
         assert 0 <= lane(b"analytics", beacon.suites, beacon.visitor) < 2**63
     copy_key(request)
+
+
+@given(
+    st.sampled_from(["GET", "POST"]),
+    st.sampled_from([b"/b/ss/a,b/5.10/v", b"/b/ss//6", b"/b/ss/6", b"/b/ss/opt/4", b"/b/s"]),
+    QUERY,
+    QUERY | st.just(XML % b"opt") | st.just(XML % b"a b"),
+)
+def test_the_gist_of_a_hit_is_what_reading_it_says(
+    method: str, path: bytes, query: bytes, body: bytes
+) -> None:
+    """Of what the drain acts on, and in why it is no hit."""
+
+    def tried(do: Callable[[Request], Beacon | Gist]) -> tuple[object, ...]:
+        try:
+            found = do(Request(method, path + b"?" + query, (), body))
+        except (NotABeacon, InsertionRefused) as error:
+            return type(error), str(error)
+        return found.kind, found.suites, found.ts
+
+    assert tried(gist) == tried(read)
 
 
 # The client's timestamp and callback

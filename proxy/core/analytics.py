@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from proxy.core import beacon, insertion, reception, stamp, verdict
 from proxy.core.answer import Answer
-from proxy.core.beacon import Beacon
+from proxy.core.beacon import Gist
 from proxy.core.hit import Failure, Hit, Reply, Request, Suites
 from proxy.core.reception import Pass, Refuse, Take
 from proxy.core.stamp import Bury, Hold, Send
@@ -53,7 +53,7 @@ class Analytics:
 
     def open(self, hit: Hit) -> Opened:
         try:
-            said = beacon.read(hit.request)
+            said = beacon.gist(hit.request)
         except insertion.InsertionRefused as error:
             raise NotABeacon(400, str(error)) from error
         return Opened(self, hit, said)
@@ -65,7 +65,7 @@ class Opened:
 
     protocol: Analytics
     hit: Hit
-    said: Beacon
+    said: Gist
 
     @property
     def addressees(self) -> tuple[str, ...]:

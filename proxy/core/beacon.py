@@ -63,6 +63,8 @@ VISITOR_COOKIE = re.compile(
 AID = re.compile(rb"(?:\||%7C)([0-9A-F]+-[0-9A-F]+)", re.IGNORECASE)
 MID = re.compile(rb"MCMID(?:\||%7C)([0-9]+)", re.IGNORECASE)
 
+NO_BEACON = "not a beacon: expected /b/ss/<report suites>/<type>/..."
+
 
 class Beacon(NamedTuple):
     """What a request says.
@@ -79,6 +81,14 @@ class Beacon(NamedTuple):
     callback: bytes | None = None
 
 
+class Gist(NamedTuple):
+    """Of a beacon what decides whether it may be sent; the fields are those of `Beacon`."""
+
+    kind: str
+    suites: tuple[str, ...]
+    ts: bytes | None
+
+
 def read(request: Request, peer: str = "") -> Beacon:
     """What the request says; NotABeacon (404, 405, 400) when it is none.
 
@@ -88,7 +98,7 @@ def read(request: Request, peer: str = "") -> Beacon:
     path, _, query = request.target.partition(b"?")
     match = PATH.fullmatch(path)
     if match is None:
-        raise NotABeacon(404, "not a beacon: expected /b/ss/<report suites>/<type>/...")
+        raise NotABeacon(404, NO_BEACON)
     kind, suites = _addressed(match[2], match[1])
     if kind == INSERTION:
         return _insertion(request)
@@ -102,6 +112,22 @@ def read(request: Request, peer: str = "") -> Beacon:
     )
 
 
+def gist(request: Request) -> Gist:
+    """What `read` says of these; most hits have no `ts`, and then there is nothing to walk for."""
+    path, _, query = request.target.partition(b"?")
+    match = PATH.fullmatch(path)
+    if match is None:
+        raise NotABeacon(404, NO_BEACON)
+    kind, suites = _addressed(match[2], match[1])
+    if kind == INSERTION:
+        said = _insertion(request)
+        return Gist(kind, said.suites, said.ts)
+    ts = None
+    if names_ts(query) or names_ts(request.body):
+        ts = parameters(query, request.body).get(b"ts") or None
+    return Gist(kind, suites, ts)
+
+
 def _addressed(kind: bytes, segment: bytes) -> tuple[str, tuple[str, ...]]:
     """The response type and the report suites that a path names."""
     # Strangers may send what they like: what is kept is few and short.
@@ -113,7 +139,7 @@ def _addressed(kind: bytes, segment: bytes) -> tuple[str, tuple[str, ...]]:
 @lru_cache(maxsize=256)
 def _read_path(kind: bytes, segment: bytes) -> tuple[str, tuple[str, ...]]:
     if not KIND.fullmatch(kind):
-        raise NotABeacon(404, "not a beacon: expected /b/ss/<report suites>/<type>/...")
+        raise NotABeacon(404, NO_BEACON)
     if kind.partition(b".")[0] == REDIRECT:
         # Type 4 redirects to any address in its query: an open redirect on this host.
         raise NotABeacon(404, "tracked redirects (response type 4) are not served")
@@ -165,6 +191,11 @@ def parameters(query: bytes, body: bytes) -> dict[bytes, bytes]:
         said = top_level(body)
         found |= {name: value for name, value in said.items() if value or name not in found}
     return found
+
+
+def names_ts(data: bytes) -> bool:
+    """Whether a walk along the parameters could find any `ts`: most hits have none."""
+    return b"&ts=" in data or data.startswith(b"ts=")
 
 
 def top_level(data: bytes) -> dict[bytes, bytes]:

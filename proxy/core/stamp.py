@@ -14,10 +14,11 @@ import re
 from dataclasses import dataclass, replace
 
 from proxy.core import beacon, insertion
-from proxy.core.beacon import Beacon
+from proxy.core.beacon import Beacon, Gist
 from proxy.core.hit import Request, Suites, Timestamps, WhenLate
 
 LATE_AFTER_S = 60.0
+STAMPED = frozenset({Timestamps.REQUIRED, Timestamps.OPTIONAL})
 
 # `AQE=1` must stay last, and right behind a leading `AQB=1` is where Adobe's own redirect
 # puts its additions: depth 0 is certain there.
@@ -70,11 +71,13 @@ def rows(said: tuple[str, ...], suites: Suites) -> list[tuple[str, ...]]:
     return [tuple(group) for group in groups.values()]
 
 
-def decide(hit: Beacon, part: tuple[str, ...], suites: Suites, age_s: float) -> Send | Hold | Bury:
+def decide(
+    hit: Beacon | Gist, part: tuple[str, ...], suites: Suites, age_s: float
+) -> Send | Hold | Bury:
     """What may become of a hit that is `age_s` seconds old; `part` as in `Hit.suites`."""
     said = part or hit.suites
     modes = {suites.of(rsid).timestamps for rsid in said}
-    if modes <= {Timestamps.REQUIRED, Timestamps.OPTIONAL}:
+    if modes <= STAMPED:
         return Send(stamped=hit.ts is None)
     if len(modes) > 1:
         # Only when the configuration changed while the hit waited.
@@ -95,7 +98,7 @@ def decide(hit: Beacon, part: tuple[str, ...], suites: Suites, age_s: float) -> 
 def lack(said: tuple[str, ...], suites: Suites) -> str | None:
     """What a person must say of these report suites before every hit of theirs may be sent."""
     modes = {suites.of(rsid).timestamps for rsid in said}
-    if len(modes) > 1 and not modes <= {Timestamps.REQUIRED, Timestamps.OPTIONAL}:
+    if len(modes) > 1 and not modes <= STAMPED:
         return f"the report suites {','.join(said)} no longer agree about timestamps"
     return f"set [suites.known.{said[0]}] timestamps" if Timestamps.UNKNOWN in modes else None
 
@@ -120,8 +123,9 @@ def render(request: Request, ts: int | None, part: tuple[str, ...] = ()) -> Requ
     if part and beacon.suites_of(match["suites"]) != part:
         path = b"/b/ss/" + ",".join(part).encode() + path[match.end("suites") :]
     body = request.body
-    if ts is not None and not (_stamped(query) or _stamped(body)):
-        filled, filled_body = _filled(query, ts), _filled(body, ts)
+    named = ts is not None and (beacon.names_ts(query) or beacon.names_ts(body))
+    if ts is not None and not (named and (_stamped(query) or _stamped(body))):
+        filled, filled_body = (_filled(query, ts), _filled(body, ts)) if named else (query, body)
         # A server need not look at a body of these, so none is relied on for our `ts`.
         in_body = request.method not in ("GET", "HEAD")
         if filled != query or (in_body and filled_body != body):
@@ -156,13 +160,8 @@ def _emptied(data: bytes) -> bytes:
     return b"".join((*pieces, data[at:]))
 
 
-def _names_ts(data: bytes) -> bool:
-    """Whether a walk along the parameters could find any `ts`: most hits have none."""
-    return b"&ts=" in data or data.startswith(b"ts=")
-
-
 def _stamped(data: bytes) -> bool:
-    return _names_ts(data) and bool(beacon.top_level(data).get(b"ts"))
+    return beacon.names_ts(data) and bool(beacon.top_level(data).get(b"ts"))
 
 
 def _insert(data: bytes, ts: int) -> bytes:
@@ -179,7 +178,7 @@ def _filled(data: bytes, ts: int) -> bytes:
     A second `ts` would leave it to Adobe which of the two counts; of several empty ones
     each is filled, for the same reason.
     """
-    if not _names_ts(data):
+    if not beacon.names_ts(data):
         return data
     pieces: list[bytes] = []
     at = 0
