@@ -175,10 +175,9 @@ class Drain:
         self._hits, self._road = hits, road
         self._feed = feed if feed is not None else hits
         self._jitter = jitter
-        self._worked_s = worked_s
-        self._went = 0
-        now = asyncio.get_running_loop().time()
-        self._yielding = Yielding(now, worked_s(), hits.last_id, 0)
+        self._worked_s, self._went = worked_s, 0
+        began_s = asyncio.get_running_loop().time()
+        self._yielding = Yielding(began_s, worked_s(), hits.last_id, 0)
         self._schedule = Schedule()
         self._cursor = 0  # hits up to this id are known to the schedule, or left the queue
         self._early: set[int] = set()  # and so are these, behind it, until they leave
