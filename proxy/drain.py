@@ -148,6 +148,8 @@ class Drain:
     `run` goes until `stop`; verbs may be called at any time.
     """
 
+    _held_meanwhile: set[int] | None = None  # lanes, while it is looked which hold any
+
     def __init__(
         self,
         hits: Hits,
@@ -430,13 +432,16 @@ class Drain:
     async def _look_at_held(self) -> None:
         """Limits took hits away: behind which held ones nobody need wait any more."""
         self._held_may_be_gone = False
-        known = set(self._held_lanes)
+        known, self._held_meanwhile = set(self._held_lanes), set()
         try:
             left = await self._hits.held_lanes()
+            # What was seen is old: a hit that was held since then is not among it.
+            self._held_lanes -= known - left - self._held_meanwhile
         except QueueError:
             self._held_may_be_gone = True
             raise
-        self._held_lanes -= known - left
+        finally:
+            self._held_meanwhile = None
 
     def _forget(self) -> None:
         """Drop what limits took away: only now and then, for `begin` sees the rest."""
@@ -948,6 +953,8 @@ class Drain:
         await self._insist(lambda: self._hits.hold(hit, suites, reason))
         # Once more: who looked meanwhile which lanes hold any did not find this one.
         self._held_lanes.add(hit.lane)
+        if self._held_meanwhile is not None:
+            self._held_meanwhile.add(hit.lane)
         self._leave(hit.id, hit.lane)
 
     def _leave(self, hit: int, lane: int) -> None:

@@ -182,7 +182,9 @@ class Hits:
 
     async def held_lanes(self) -> set[int]:
         self._refuse()
-        return {self.waiting[hit].lane for hit in self.held}
+        found = {self.waiting[hit].lane for hit in self.held}
+        await asyncio.sleep(4 * self.disk_s)  # likewise
+        return found
 
     async def stamps_after(self, second: int) -> dict[int, int]:
         self._refuse()

@@ -11,7 +11,7 @@ import contextlib
 import random
 import re
 from collections import Counter, defaultdict
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from email.utils import formatdate
 
 import pytest
@@ -1351,6 +1351,35 @@ def test_a_hit_that_comes_while_its_lane_is_being_released_waits_for_the_others(
             await asyncio.sleep(5)
             assert not hits.waiting
         assert [name(sent) for _, sent in road.sent] == ["p1", "p2"]
+
+    simulated.run(scenario())
+
+
+def test_a_hit_held_while_it_is_looked_which_are_is_in_the_way() -> None:
+    """The look, after a limit took the lane's first one, saw none of it; it was held since."""
+
+    class Limited(Hits):
+        async def hold(self, hit: Hit, suites: Sequence[str], reason: str) -> None:
+            if hit.id == 2:
+                self.drop(through=1)
+                self.news.set()
+            await super().hold(hit, suites, reason)
+
+    async def scenario() -> None:
+        hits = Limited()
+        road = Road()
+        hits.add(1, request("p1", 1, "unknown"), told=False)
+        await asyncio.sleep(61)
+        async with driving(hits, road):
+            await comes(lambda: list(hits.held) == [1])
+            await asyncio.sleep(5)
+            hits.add(1, request("p2", 1, "unknown"))
+            await comes(lambda: list(hits.held) == [2])
+            await asyncio.sleep(5)
+            hits.add(1, request("p3", 1, "unknown"))
+            await asyncio.sleep(5)
+            assert list(hits.held) == [2, 3]
+        assert not road.sent
 
     simulated.run(scenario())
 
