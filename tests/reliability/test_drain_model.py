@@ -30,6 +30,7 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from pathlib import Path
+from random import Random
 from typing import Any, ClassVar, TypeVar
 
 from hypothesis import HealthCheck, Phase, settings
@@ -333,7 +334,9 @@ class DrainMachine(RuleBasedStateMachine):
         lane = beacon.lane(b"adobe", (suite,), b"vid:v%d" % visitor)
         received = Received(self.queue.boots.current, self.clock.ms())
         self.asked[name] = Asked(len(self.asked) + 1, lane, suite, self.clock.wall_ms() // 1000)
-        request = Request("GET", target, ((b"X-Large", bytes(size)),))
+        # (a body that cannot be compressed)
+        body = Random(len(self.asked)).randbytes(size)
+        request = Request("GET", target, body=body)
         try:
             await self.queue.add([NewHit(lane, received, wire.pack(request))])
         except QueueFull:
