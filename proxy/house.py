@@ -39,29 +39,35 @@ async def keep(
     loop = asyncio.get_running_loop()
     tidied = -TIDY_S
     told = ""
+    refuses: str | None = None
     counted = _losses(desk.queue)
-    while True:
-        if loop.time() - tidied >= TIDY_S:
-            tidied = loop.time()
-            try:
-                await desk.queue.tidy()
-                desk.note_speed()
-                await desk.note_point()
-                if release is not None:
-                    await release()
-            except QueueError as error:
-                log.warning("the queue could not be tidied", reason=str(error))
-            before, counted = counted, _losses(desk.queue)
-            _say(before, counted)
-            status = await sentence(desk)
-            if status != told:
-                supervisor.tell(f"STATUS={status}")
-                told = status
-        if await desk.is_alive():
-            supervisor.tell("WATCHDOG=1")
-        left_s = await desk.end_of_hold()
-        waits = [TIDY_S, left_s, supervisor.watchdog_s and supervisor.watchdog_s / 2]
-        await asyncio.sleep(max(0.05, min(wait for wait in waits if wait is not None)))
+    try:
+        while True:
+            if loop.time() - tidied >= TIDY_S:
+                tidied = loop.time()
+                try:
+                    await desk.queue.tidy()
+                    desk.note_speed()
+                    await desk.note_point()
+                    if release is not None:
+                        await release()
+                except QueueError as error:
+                    log.warning("the queue could not be tidied", reason=str(error))
+                before, counted = counted, _losses(desk.queue)
+                _say(before, counted)
+                was, refuses = refuses, desk.refusing()
+                _say_refusing(was, refuses)
+                status = await sentence(desk)
+                if status != told:
+                    supervisor.tell(f"STATUS={status}")
+                    told = status
+            if await desk.is_alive():
+                supervisor.tell("WATCHDOG=1")
+            left_s = await desk.end_of_hold()
+            waits = [TIDY_S, left_s, supervisor.watchdog_s and supervisor.watchdog_s / 2]
+            await asyncio.sleep(max(0.05, min(wait for wait in waits if wait is not None)))
+    finally:
+        _say(counted, _losses(desk.queue))
 
 
 def _losses(queue: Queue) -> dict[str, int]:
@@ -83,6 +89,14 @@ def _say(before: Mapping[str, int], now: Mapping[str, int]) -> None:
             log.warning("hits expired: they waited longer than queue.max_age", hits=more)
         else:
             log.warning("hits were discarded, by a limit or a person", hits=more)
+
+
+def _say_refusing(was: str | None, now: str | None) -> None:
+    """The reason may change from one look to the next; what is told is that it is refusing."""
+    if was is None and now is not None:
+        log.warning("new hits are refused", reason=now)
+    elif was is not None and now is None:
+        log.info("new hits are taken again")
 
 
 async def sentence(desk: Desk) -> str:

@@ -80,6 +80,34 @@ async def test_each_kind_of_refusal_is_one_line_with_its_count(open_queue: OpenQ
     ]
 
 
+async def test_what_was_refused_last_is_said_as_the_daemon_stops(open_queue: OpenQueue) -> None:
+    """Between the last look and the end: a loss of that moment is in the log too."""
+    queue = await open_queue()
+    with capture_logs() as said:
+        async with kept(queue):
+            queue.tally("refused.max_hits")
+
+    assert [(line["reason"], line["count"]) for line in said] == [("max_hits", 1)]
+
+
+async def test_that_it_refuses_and_takes_hits_again_is_a_line_each(open_queue: OpenQueue) -> None:
+    """However long it lasts, and whether or not anybody asks meanwhile."""
+    queue = await open_queue(Limits(min_free_disk=0, max_hits=1))
+    content = wire.pack(Request("GET", b"/b/ss/examplersid/1/s1?AQB=1&AQE=1", ()))
+    with capture_logs() as said:
+        async with kept(queue):
+            await queue.add([NewHit(1, Received(queue.boots.current, 0), content)])
+            await lines(said, 1)
+            await asyncio.sleep(4 * house.TIDY_S)  # looks that find nothing new
+            queue.limits = Limits(min_free_disk=0)
+            await lines(said, 2)
+
+    assert [(line["log_level"], line["event"], line.get("reason")) for line in said] == [
+        ("warning", "new hits are refused", "max_hits"),
+        ("info", "new hits are taken again", None),
+    ]
+
+
 async def test_hits_that_expire_and_hits_that_are_dropped_are_said(open_queue: OpenQueue) -> None:
     """By limits a person has set, and still each such hit is in the log's account."""
     clock = FakeClock()
