@@ -92,7 +92,7 @@ class Hits(Feed, Protocol):
     async def held_lanes(self) -> set[int]: ...
     async def stamps_after(self, second: int) -> dict[int, int]: ...
     async def note_clock(self) -> None: ...
-    def begin(self, hit: int) -> bool: ...
+    def begin(self, *hits: int) -> set[int]: ...
     def deferred(self, hit: int) -> None: ...
     def settle(
         self, hit: Hit, status: int, ts: int | None, tell: Callable[[QueueError | None], None]
@@ -536,6 +536,7 @@ class Drain:
             for _, lane in taken:
                 self._schedule.deferred(lane, now)
             raise
+        going: list[_Sent] = []
         for id_, lane in taken:
             hit = found.get(id_)
             if hit is None:
@@ -544,7 +545,22 @@ class Drain:
                 self._feed.news.set()
             else:
                 self._flying[id_] = self._asking[id_] = now
-                self._send(hit, now, recalls)
+                sent = self._look_at(hit, now, recalls)
+                if sent is not None:
+                    going.append(sent)
+        self._send(going, recalls)
+
+    def _send(self, going: Sequence[_Sent], recalls: int) -> None:
+        """All are marked as in flight, in one step, before the first one leaves."""
+        begun = self._hits.begin(*[sent.hit.id for sent in going])
+        for sent in going:
+            if sent.hit.id in begun:
+                reached(Point.SEND_MARKED)
+                self._depart(sent)
+            else:
+                self._spare(recalls)
+                self._leave(sent.hit.id, sent.hit.lane)
+                self._land(sent.hit.id)
 
     def _take(self, now: float) -> list[tuple[int, int]]:
         """As many hits and their lanes as window and pace allow."""
@@ -629,14 +645,14 @@ class Drain:
 
     # -- one hit -----------------------------------------------------------------------
 
-    def _send(self, hit: Hit, began: float, recalls: int) -> None:
-        """Look at it and let it go, or have done what is to be done instead."""
+    def _look_at(self, hit: Hit, began: float, recalls: int) -> _Sent | None:
+        """What is to be sent; None where something else is to be done, and has been begun."""
         try:
             opened = self.protocol.open(hit)
         except NotABeacon as error:
             self._spare(recalls)
             self._see_to(hit, self._bury(hit, f"its stored form is no hit: {error}", None))
-            return
+            return None
         boots, now_ms = self._hits.boots, self._hits.clock.ms()
         decision = opened.decide(boots.age_ms(hit.received, now_ms) / 1000)
         if not isinstance(decision, stamp.Send):
@@ -654,14 +670,10 @@ class Drain:
                 if recalls != self._recalls:
                     self._schedule.deferred(hit.lane, began)
                     self._land(hit.id)
-                elif self._hits.begin(hit.id):
-                    reached(Point.SEND_MARKED)
-                    at_ms = self._instant(hit, boots) if stamped else None
-                    self._depart(_Sent(hit, opened, began, at_ms))
                 else:
-                    self._spare(recalls)
-                    self._leave(hit.id, hit.lane)
-                    self._land(hit.id)
+                    at_ms = self._instant(hit, boots) if stamped else None
+                    return _Sent(hit, opened, began, at_ms)
+        return None
 
     def _see_to(self, hit: Hit, work: Coroutine[None, None, None]) -> None:
         """What has to wait for the disk, and lands the hit."""

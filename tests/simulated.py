@@ -199,7 +199,10 @@ class Hits:
         if self.boots.stepped(offset):
             self.boots = self.boots.corrected(offset)
 
-    def begin(self, hit: int) -> bool:
+    def begin(self, *hits: int) -> set[int]:
+        return {hit for hit in hits if self._begin(hit)}
+
+    def _begin(self, hit: int) -> bool:
         through, spared = self.gone
         if hit <= through and hit not in spared:
             return False

@@ -862,7 +862,7 @@ async def test_drop_oldest_makes_room_and_counts(open_queue: OpenQueue) -> None:
     assert queue.ledger.discarded == 2
     assert queue.ledger.held == 0
     assert queue.gone == (third.id, frozenset({flying.id}))
-    assert [queue.begin(hit.id) for hit in (held, third, fourth)] == [False, False, True]
+    assert queue.begin(held.id, third.id, fourth.id) == {fourth.id}
     assert_exact(queue)
 
 
@@ -1030,13 +1030,12 @@ async def test_more_may_fly_than_was_announced(tmp_path: Path) -> None:
     """Slots are room, not a limit: each hit gets one, and none gets two."""
     sending = beside.Sending(tmp_path / "hits.db", 2)
     sending.clear()
-    for hit in (1, 2, 3, 4, 3):
-        sending.mark(hit)
+    for hits in ([1], [2, 3], [4, 3], []):
+        sending.mark(hits)
     assert sending.left() == [2, 1, 3, 4]
     sending.unmark([2])
     sending.unmark([2])
-    sending.mark(5)
-    sending.mark(6)
+    sending.mark([5, 6])
 
     assert sorted(sending.left()) == [1, 3, 4, 5, 6]
     assert sending.marked() == {1, 3, 4, 5, 6}

@@ -13,7 +13,7 @@ import fcntl
 import io
 import os
 import struct
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from proxy.errors import QueueInUse
@@ -48,7 +48,7 @@ class Sending:
     """Which hits are in flight, on disk, so that a crash cannot hide it.
 
     One slot of 8 bytes a hit, written without fsync: it must survive the process, not
-    the power.  What lands together is written together.  A mark the disk refuses is no
+    the power.  What begins or lands together is written together.  A mark the disk refuses is no
     reason to stop sending, which is what frees the disk; the slots are there from the start
     so that this does not happen.
     """
@@ -72,14 +72,15 @@ class Sending:
         self._file.truncate(len(self._table))
         self._write(range(len(self._free)))
 
-    def mark(self, hit: int) -> None:
-        if hit not in self._slots:
+    def mark(self, hits: Iterable[int]) -> None:
+        new = [hit for hit in hits if hit not in self._slots]
+        for hit in new:
             if not self._free:  # more than was announced: a mistake, but no reason to fail
                 self._free.append(len(self._table) // self.SLOT.size)
                 self._table += bytes(self.SLOT.size)
             slot = self._slots[hit] = self._free.pop()
             self.SLOT.pack_into(self._table, slot * self.SLOT.size, hit)
-            self._write((slot,))
+        self._write([self._slots[hit] for hit in new])
 
     def unmark(self, hits: Sequence[int]) -> None:
         slots = [self._slots.pop(hit) for hit in hits if hit in self._slots]

@@ -471,17 +471,16 @@ class Queue:
         """
         return await self._read(_newest, count, say)
 
-    def begin(self, hit: int) -> bool:
-        """Mark a hit as in flight; False when a limit has dropped it meanwhile.
+    def begin(self, *hits: int) -> set[int]:
+        """Mark hits as in flight; which, for a limit may have dropped some meanwhile.
 
         The mark survives a crash of this process: a hit that was in flight then is
         counted as ambiguous at the next start.
         """
-        book = self._book
-        if hit <= book.gone_through and hit not in book.spared:
-            return False
-        self._sending.mark(hit)
-        return True
+        through, spared = self.gone
+        begun = {hit for hit in hits if hit > through or hit in spared}
+        self._sending.mark(begun)
+        return begun
 
     def deferred(self, hit: int) -> None:
         """A hit in flight stays, and is known not to have reached Adobe."""
