@@ -775,7 +775,7 @@ class Drain:
     def _compare_clocks(self, reply: Reply | Failure) -> None:
         """Now and then: a clock that is wrong stamps hits wrong, and nobody sees it."""
         now = asyncio.get_running_loop().time()
-        if isinstance(reply, Reply) and now >= self._skew_at:
+        if now >= self._skew_at and isinstance(reply, Reply):
             skew_s = verdict.skew_s(reply.header(b"date"), self._wall_now())
             if skew_s is not None:
                 self.skew_s, self._skew_at = skew_s, now + COMPARE_S

@@ -40,9 +40,9 @@ Relay's upstream "outage" state; docs/design/0008.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
 from enum import StrEnum
 from math import inf
+from typing import NamedTuple
 
 from proxy.core.backoff import delay
 
@@ -71,8 +71,7 @@ class State(StrEnum):
     OFFLINE = "offline"
 
 
-@dataclass(frozen=True, slots=True)
-class Flight:
+class Flight(NamedTuple):
     """One send: which hit of which lane, begun when; `failed_at` is the hit's last failure."""
 
     hit: int

@@ -14,7 +14,7 @@ from __future__ import annotations
 import heapq
 from array import array
 from collections.abc import Callable, Collection
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from enum import Enum, auto
 
 # The share of fresh hits while a backlog drains: small enough not to prolong it much, large
@@ -31,7 +31,7 @@ class _State(Enum):
 
 @dataclass(slots=True)
 class _Lane:
-    ids: array[int] = field(default_factory=lambda: array("q"))
+    ids: array[int]
     first: int = 0  # index of the head; popping from the front of an array is not free
     state: _State = _State.READY
     until: float = 0.0
@@ -100,8 +100,7 @@ class Schedule:
         """A waiting hit, in order of id within its lane; `fresh` makes a new lane a fresh one."""
         known = self._lanes.get(lane)
         if known is None:
-            known = self._lanes[lane] = _Lane(fresh=fresh)
-            known.ids.append(hit)
+            known = self._lanes[lane] = _Lane(array("q", (hit,)), fresh=fresh)
             self._ready_again(lane, known)
         else:
             known.ids.append(hit)
