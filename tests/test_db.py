@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import shutil
 import sqlite3
 import stat
 from pathlib import Path
@@ -11,6 +12,9 @@ from pathlib import Path
 import pytest
 from daemon import Launch, Process
 from test_backup import run
+from test_upgrade import RELEASED
+
+from proxy.shell import audit
 
 SUITE = {"suites.known.examplersid.timestamps": "required"}
 
@@ -112,6 +116,21 @@ async def test_a_row_that_is_not_what_was_written_is_named(left: Process) -> Non
     assert done.returncode == 3
     assert json.loads(done.stdout)["broken"] == [3]
     assert json.loads(done.stdout)["damage"] == []
+
+
+@pytest.mark.parametrize("released", RELEASED, ids=lambda path: path.name)
+def test_a_file_of_an_earlier_release_is_looked_at_row_by_row(
+    tmp_path: Path, released: Path
+) -> None:
+    """Its hits are what the next start goes on with."""
+    path = Path(shutil.copy(released, tmp_path / "hits.db"))
+    whole = audit.audit(path)
+    break_row(path)
+    broken = audit.audit(path)
+
+    assert whole.is_whole
+    assert (whole.rows, whole.ledger and whole.ledger.waiting) == (14, 8)
+    assert broken.broken == [3]
 
 
 async def test_an_account_that_is_wrong_is_damage(left: Process) -> None:
