@@ -312,6 +312,28 @@ def test_a_sheet_becomes_the_section_of_variables(tmp_path: Path) -> None:
     assert run("config", "variables", str(sheet)).code == Exit.FAULT
 
 
+def test_context_data_of_any_name_makes_a_configuration(tmp_path: Path) -> None:
+    """TOML knows no surrogates, with which JSON writes some characters."""
+    sheet, file = tmp_path / "sdr.csv", tmp_path / "config.toml"
+    sheet.write_text("ctx.\U0001f6d2,Basket\nctx.\x7f,Delete\n", encoding="utf-8")
+
+    file.write_text(run("config", "variables", str(sheet)).out, encoding="utf-8")
+
+    assert config.names(config.load(file, {})) == {"ctx.\U0001f6d2": "Basket"}
+
+
+@pytest.mark.parametrize("sheet", [b"eVar1,Gr\xf6\xdfe\n", b'eVar1,"' + b"x" * 200_000 + b'"\n'])
+def test_a_sheet_that_cannot_be_read_is_no_fault_of_ours(tmp_path: Path, sheet: bytes) -> None:
+    """Spreadsheets save CSV in the encoding of their system, unless they are told."""
+    file = tmp_path / "sdr.csv"
+    file.write_bytes(sheet)
+
+    said = run("config", "variables", str(file))
+
+    assert said.code == Exit.FAULT
+    assert f"{file} is no CSV in UTF-8" in said.err
+
+
 @pytest.mark.parametrize("name", ["bash", "zsh", "fish"])
 def test_a_completion_script_is_for_our_name(name: str) -> None:
     said = run("completion", name)

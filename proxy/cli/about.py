@@ -92,7 +92,10 @@ def variables_(options: Options, sheet: TextIO) -> None:
     or an event, and the next one that says something. It is printed, to be put into the
     configuration.
     """
-    found = named(sheet)
+    try:
+        found = named(sheet)
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise Stop(Exit.FAULT, f"{sheet.name} is no CSV in UTF-8: {error}") from error
     if not found:
         raise Stop(Exit.FAULT, "no line has a variable such as eVar12 and a name behind it")
     if options.json:
@@ -100,7 +103,7 @@ def variables_(options: Options, sheet: TextIO) -> None:
         return
     click.echo("[variables]")
     for variable, name in found:
-        key = variable if variable.isalnum() else json.dumps(variable)
+        key = variable if variable.isalnum() else json.dumps(variable, ensure_ascii=False)
         click.echo(f"{key} = {json.dumps(name, ensure_ascii=False)}")
 
 
@@ -119,7 +122,7 @@ def named(lines: Iterable[str]) -> list[tuple[str, str]]:
         cells = [" ".join(cell.split()) for cell in row]
         variable, *rest = [*itertools.dropwhile(lambda cell: not spelled(cell), cells), ""]
         name = next(filter(None, rest), "")
-        if name and name.isprintable():
+        if name and (variable + name).isprintable():
             variable = spelled(variable) or variable
             found.setdefault(variable.lower(), (variable, name[:LONGEST_LABEL]))
     return list(found.values())
