@@ -275,7 +275,8 @@ class Desk:
         visitors = matched = 0
         async for lanes in self.lanes(q, ids):
             matched += len(lanes)
-            visitors += sum(drain.retry(set(lanes)) for drain in self.drains)
+            if lanes:
+                visitors += sum(drain.retry(set(lanes)) for drain in self.drains)
         return {"visitors": visitors, "matched": matched}
 
     async def remember(self) -> None:

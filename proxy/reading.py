@@ -27,6 +27,8 @@ from proxy.shell.queue import Queue
 from proxy.shell.reader import Reader, Reply
 
 MOST_TRIES = 1_000
+# Of hits that are named, which a question without a limit of time reads.
+MOST_AT_ONCE = 500
 # A table of suites is kept so long, or so many times as long as it took; it has so many parts.
 KEEP_S, KEEP_TIMES, MOST_PARTS = 1.0, 10.0, 40
 # What a person decides waits for nothing, nor does what a monitor or a sample takes now and then.
@@ -150,8 +152,11 @@ class Reading:
     async def lanes(self, q: str | None, ids: Sequence[int] | None) -> AsyncIterator[list[int]]:
         """The lanes of the waiting hits that are meant, a hit each, piece by piece."""
         if q is None:
-            ids = [] if ids is None else ids
-            yield json.loads((await self._ask("lanes", ids=list(ids))).body)["lanes"]
+            # Each once: for every one of them its hit is read.
+            once = list(dict.fromkeys(ids or ()))
+            for at in range(0, len(once), MOST_AT_ONCE):
+                part = once[at : at + MOST_AT_ONCE]
+                yield json.loads((await self._ask("lanes", ids=part)).body)["lanes"]
             return
         cursor: int | None = None
         while True:

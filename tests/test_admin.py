@@ -185,7 +185,7 @@ async def shaken(serve: Serve, adobe: FakeCollector) -> Served:
     return served
 
 
-@pytest.mark.parametrize("which", [{"q": "page:p2"}, {"ids": [3, 99]}])
+@pytest.mark.parametrize("which", [{"q": "page:p2"}, {"ids": [3, 99, 3]}])
 async def test_one_hit_is_tried_at_once_and_no_other(
     serve: Serve, adobe: FakeCollector, which: dict[str, Any]
 ) -> None:
@@ -205,6 +205,22 @@ async def test_one_hit_is_tried_at_once_and_no_other(
     everything = (await served.tell("/api/v1/forwarding/retry")).json()
     assert everything["tried"] == {"visitors": 1, "matched": None}
     await served.until(lambda status: status["delivered"] == 4)
+
+
+@pytest.mark.parametrize("which", [{"q": "page:nothing"}, {"ids": [99]}, {"ids": []}])
+async def test_a_retry_of_no_hit_tries_nothing(
+    serve: Serve, adobe: FakeCollector, which: dict[str, Any]
+) -> None:
+    """A collection server that is away is not asked sooner."""
+    await adobe.cut()
+    served = await serve(adobe, {**OPTIONAL, "retry.first": "1h", "retry.max": "1h"})
+    await served.hits(range(1))
+    await served.until(lambda status: (status["forwarding"]["next_try_seconds"] or 0) > 60)
+
+    said = (await served.tell("/api/v1/forwarding/retry", which)).json()
+
+    assert said["tried"] == {"visitors": 0, "matched": 0}
+    assert said["forwarding"]["next_try_seconds"] > 60
 
 
 @pytest.mark.parametrize("body", [{"q": 1}, {"ids": ["x"]}, {"q": "", "ids": []}, {"all": True}])
