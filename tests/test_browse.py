@@ -243,7 +243,7 @@ async def test_a_suite_s_numbers_are_those_of_its_hits(queue: Queue) -> None:
     await filled(queue, 10)
     known = Suites({"configured": ReportSuite(Timestamps.REQUIRED)})
 
-    with Browser(queue.path, Told(known)) as browser:
+    with Browser(queue.path, Told(known), work_s=60) as browser:
         configured, other = browser.suites()["suites"]
 
     assert (configured["suite"], configured["timestamps"]) == ("configured", "required")
@@ -272,6 +272,19 @@ async def test_suites_are_counted_part_by_part(
     counted = [suite for part in parts for suite in part["suites"]]
     assert sum(suite["waiting"] + suite["dead"] for suite in counted) == len(ids) - 4
     assert sum(bool(suite["findings"]) for suite in counted) <= 1
+
+
+async def test_a_sample_of_large_hits_is_a_small_one(queue: Queue) -> None:
+    """A few KB on the disk may be a hit that takes long to decode."""
+    await filled(queue, 40)
+
+    with Browser(queue.path, work_s=0) as browser:
+        (hasty,) = browser.suites()["suites"]
+        browser.work_s = 60
+        (patient,) = browser.suites()["suites"]
+
+    assert set(hasty["findings"].values()) == {1}
+    assert max(patient["findings"].values()) > 30
 
 
 async def test_strangers_cannot_make_the_table_of_suites_grow(

@@ -406,7 +406,8 @@ class Browser:
     def suites(self, cursor: int | None = None) -> Json:
         """What there is of each report suite, as far as the time went; the rest from `cursor` on.
 
-        Findings are those of a sample, and in the first answer: the newest hits.
+        Findings are those of a sample, and in the first answer: the newest hits, as many as
+        there is time for.
         """
         looked = _Looked(cursor, self.work_s)
         found: dict[str, Json] = {rsid: self._suite(rsid) for rsid in self.told.suites.known}
@@ -423,6 +424,8 @@ class Browser:
                     rules = of(rsid, seen.decoded.protocol)["findings"]
                     for rule in {finding.rule for finding in seen.findings}:
                         rules[rule] = rules.get(rule, 0) + 1
+                if looked.is_over:
+                    break  # strangers choose how long it takes to decode a hit
         self._count(looked, of)
         return {
             "suites": list(found.values()),
