@@ -96,10 +96,7 @@ def read(request: Request, peer: str = "") -> Beacon:
     InsertionRefused when it is an XML request that Adobe would not take.
     """
     path, _, query = request.target.partition(b"?")
-    match = PATH.fullmatch(path)
-    if match is None:
-        raise NotABeacon(404, NO_BEACON)
-    kind, suites = _addressed(match[2], match[1])
+    kind, suites = _addressed(path)
     if kind == INSERTION:
         return _insertion(request)
     found = parameters(query, request.body)
@@ -115,10 +112,7 @@ def read(request: Request, peer: str = "") -> Beacon:
 def gist(request: Request) -> Gist:
     """What `read` says of these; most hits have no `ts`, and then there is nothing to walk for."""
     path, _, query = request.target.partition(b"?")
-    match = PATH.fullmatch(path)
-    if match is None:
-        raise NotABeacon(404, NO_BEACON)
-    kind, suites = _addressed(match[2], match[1])
+    kind, suites = _addressed(path)
     if kind == INSERTION:
         said = _insertion(request)
         return Gist(kind, said.suites, said.ts)
@@ -128,8 +122,12 @@ def gist(request: Request) -> Gist:
     return Gist(kind, suites, ts)
 
 
-def _addressed(kind: bytes, segment: bytes) -> tuple[str, tuple[str, ...]]:
+def _addressed(path: bytes) -> tuple[str, tuple[str, ...]]:
     """The response type and the report suites that a path names."""
+    match = PATH.fullmatch(path)
+    if match is None:
+        raise NotABeacon(404, NO_BEACON)
+    segment, kind = match[1], match[2]
     # Strangers may send what they like: what is kept is few and short.
     if len(kind) + len(segment) > MOST_KEPT:
         return _read_path.__wrapped__(kind, segment)
