@@ -456,9 +456,10 @@ class DrainMachine(RuleBasedStateMachine):
             self.wrong.append(f"{name} of {asked.second} is stamped {ts}")
         head = self.eye.execute(LANE_HEAD, (asked.lane,)).fetchone()
         if head is None or name_in(head[0]) != name:
-            # A limit may drop it in the moment it is sent, and before anybody knows.
+            # A limit may drop it in the moment it is sent, before anybody knows: or just after,
+            # and then the queue knows of one that it is on its way all the same.
             gone, known = self.look(), self.queue.ledger
-            lag = dropped(gone.ledger) - dropped(known)
+            lag = dropped(gone.ledger) - dropped(known) or self.queue._overtaken
             if name in gone.waiting or name in gone.dead or not lag:
                 self.wrong.append(f"{name} is sent, and is not the first of its lane")
         elif head[2]:
