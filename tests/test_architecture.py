@@ -93,6 +93,7 @@ ACQUAINTED = {
     ("proxy.shell.queue", "proxy.shell.clock"): "the queue notes the boot and its offset",
     ("proxy.shell.queue", "proxy.shell.beside"): "its own small files lie beside the queue file",
     ("proxy.shell.queue", "proxy.shell.salvage"): "a damaged file is salvaged before it is opened",
+    ("proxy.shell.browse", "proxy.shell.migrate"): "what a newer release wrote is not misread",
     ("proxy.shell.audit", "proxy.shell.migrate"): "a file of a newer release is not judged",
     ("proxy.shell.audit", "proxy.shell.queue"): "the account is read as the queue reads it",
     ("proxy.shell.audit", "proxy.shell.salvage"): "what a start takes for damage is damage",

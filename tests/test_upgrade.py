@@ -19,7 +19,7 @@ from daemon import Launch, Serve
 from proxy.errors import QueueTooNew
 from proxy.fake import FakeCollector
 from proxy.points import VARIABLE, Point
-from proxy.shell import migrate
+from proxy.shell import browse, migrate, queue
 
 FIXTURES = Path(__file__).resolve().parent / "fixtures"
 CHECKOUT = FIXTURES.parent.parent
@@ -221,3 +221,16 @@ async def test_a_daemon_ends_with_78_on_a_newer_file(process: Launch, queue_file
     assert f"up to {NEWEST}" in daemon.log
     assert "Traceback" not in daemon.log
     assert rows(queue_file) == before
+
+
+def test_hits_of_a_newer_file_are_not_misread(queue_file: Path) -> None:
+    """A release that knew no compressed hits would have shown each of them as damaged."""
+    with contextlib.closing(sqlite3.connect(queue_file, isolation_level=None)) as db:
+        db.execute(f"PRAGMA user_version = {NEWEST + 1}")
+
+    with browse.Browser(queue_file) as browser:
+        for _ in range(2):
+            with pytest.raises(QueueTooNew, match=rf"version {NEWEST + 1}.*up to {NEWEST}"):
+                browser.hits()
+    with pytest.raises(QueueTooNew):
+        queue.peek_dead(queue_file, 0, 1)

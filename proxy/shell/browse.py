@@ -34,7 +34,8 @@ from proxy.core.hit import Hit, Received, Request, Suites
 from proxy.core.moment import Boots
 from proxy.core.rescue import row_sum
 from proxy.core.search import View
-from proxy.errors import NotABeacon, QueueUnavailable
+from proxy.errors import NotABeacon, QueueTooNew, QueueUnavailable
+from proxy.shell import migrate
 
 Json: TypeAlias = dict[str, Any]
 
@@ -600,8 +601,12 @@ class Browser:
                 uri = f"{self._path.absolute().as_uri()}?mode=ro"
                 self._db = sqlite3.connect(uri, uri=True, isolation_level=None)
                 self._db.execute("PRAGMA query_only = 1")
+                migrate.known_version(self._db)
                 self._db.create_function("head", 1, _head, deterministic=True)
             return self._db.execute(sql, dict(zip(_NAMES, values, strict=False))).fetchall()
+        except QueueTooNew:
+            self.close()
+            raise
         except sqlite3.Error as error:
             # The next question opens the file anew: it may be another one by then.
             with contextlib.suppress(sqlite3.Error):

@@ -1361,11 +1361,12 @@ def peek(path: Path) -> tuple[Ledger, dict[str, int]]:
 def peek_dead(path: Path, after: int, limit: int) -> tuple[list[DeadLetter], Boots]:
     """A page of dead letters in a queue file nobody has open, and what their times mean.
 
-    QueueUnavailable when it cannot be read.
+    QueueTooNew, QueueUnavailable when it cannot be read.
     """
     uri = f"{path.absolute().as_uri()}?mode=ro"
     try:
         with contextlib.closing(sqlite3.connect(uri, uri=True)) as db:
+            migrate.known_version(db)
             letters = _letters(db, after, limit)
             offsets = dict(db.execute("SELECT boot, offset_ms FROM boots").fetchall())
     except sqlite3.Error as error:
