@@ -18,7 +18,8 @@ from proxy.core.hit import Request
 from proxy.core.limits import Limits
 from proxy.core.rescue import row_sum
 from proxy.shell.clock import SystemClock
-from proxy.shell.queue import ADD, Queue
+from proxy.shell.outcomes import ADD
+from proxy.shell.queue import Queue
 
 AT_ONCE = 10_000
 LIMITS = Limits(max_hits=10**9, max_bytes=10**15, min_free_disk=0)

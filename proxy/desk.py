@@ -29,7 +29,8 @@ from proxy.drain import Drain
 from proxy.errors import QueueError
 from proxy.points import Point, reached
 from proxy.roads import Road
-from proxy.shell.queue import DeadLetter, Queue
+from proxy.shell.queue import Queue
+from proxy.shell.rows import DeadLetter
 
 log = structlog.get_logger()
 

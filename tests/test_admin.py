@@ -246,7 +246,7 @@ async def test_a_page_of_large_dead_letters_is_as_long_as_any(
     bereaved: Served, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """They are read a few at a time; a short page would be taken for the last one."""
-    monkeypatch.setattr("proxy.shell.queue.LETTERS_BYTES", 1)
+    monkeypatch.setattr("proxy.shell.rows.LETTERS_BYTES", 1)
     listed = (await bereaved.ask("/api/v1/dead?limit=2")).json()
     exported = await bereaved.ask("/api/v1/dead.ndjson")
 

@@ -72,8 +72,10 @@ LIBRARY = {
     "proxy.shell.metrics": {"prometheus_client"},
     "proxy.shell.migrate": set[str](),
     "proxy.shell.page": {"aiohttp"},
+    "proxy.shell.outcomes": set[str](),
     "proxy.shell.queue": {"aiosqlite"},
     "proxy.shell.reader": set[str](),
+    "proxy.shell.rows": set[str](),
     "proxy.shell.upstream": {"aiohttp", "yarl"},
 }
 # Shells do not know each other, but for these: (who, whom) and why.
@@ -90,12 +92,16 @@ ACQUAINTED = {
     ("proxy.shell.page", "proxy.shell.asked"): "likewise",
     ("proxy.shell.reader", "proxy.shell.browse"): "the reader is a process around it",
     ("proxy.shell.queue", "proxy.shell.migrate"): "opening a queue file brings it up to date",
+    ("proxy.shell.queue", "proxy.shell.outcomes"): "its transactions are made of these",
+    ("proxy.shell.queue", "proxy.shell.rows"): "it reads with these",
+    ("proxy.shell.outcomes", "proxy.shell.rows"): "a change looks at what there is first",
+    ("proxy.shell.rows", "proxy.shell.migrate"): "a file of a newer release is not misread",
     ("proxy.shell.queue", "proxy.shell.clock"): "the queue notes the boot and its offset",
     ("proxy.shell.queue", "proxy.shell.beside"): "its own small files lie beside the queue file",
     ("proxy.shell.queue", "proxy.shell.salvage"): "a damaged file is salvaged before it is opened",
     ("proxy.shell.browse", "proxy.shell.migrate"): "what a newer release wrote is not misread",
     ("proxy.shell.audit", "proxy.shell.migrate"): "a file of a newer release is not judged",
-    ("proxy.shell.audit", "proxy.shell.queue"): "the account is read as the queue reads it",
+    ("proxy.shell.audit", "proxy.shell.rows"): "the account is read as the queue reads it",
     ("proxy.shell.audit", "proxy.shell.salvage"): "what a start takes for damage is damage",
     ("proxy.shell.salvage", "proxy.shell.migrate"): "what is kept goes into a file of our version",
 }

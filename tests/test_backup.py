@@ -18,7 +18,7 @@ from daemon import Launch, Process, hit
 
 from proxy.errors import QueueUnavailable
 from proxy.fake import FakeCollector
-from proxy.shell import backup, queue
+from proxy.shell import backup, rows
 
 SUITE = {"suites.known.examplersid.timestamps": "required"}
 
@@ -50,7 +50,7 @@ async def test_a_backup_is_made_while_hits_come_in(process: Launch, tmp_path: Pa
     await coming
 
     assert done.returncode == 0, done.stderr
-    ledger, _ = queue.peek(tmp_path / "copy.db")
+    ledger, _ = rows.peek(tmp_path / "copy.db")
     assert 100 <= ledger.waiting <= 600
     assert ledger.balanced
     with contextlib.closing(sqlite3.connect(tmp_path / "copy.db")) as db:

@@ -28,9 +28,10 @@ from proxy.core import wire
 from proxy.core.hit import Hit, Ledger, NewHit, Received, Request
 from proxy.core.limits import Limits
 from proxy.errors import QueueError, QueueFull, QueueInUse, QueueTooNew, QueueUnavailable
-from proxy.shell import beside, migrate
+from proxy.shell import beside, migrate, outcomes, rows
 from proxy.shell import queue as queue_module
-from proxy.shell.queue import Queue, peek, peek_dead
+from proxy.shell.queue import Queue
+from proxy.shell.rows import peek, peek_dead
 
 ANY_SIZE = Limits(min_free_disk=0)
 NEWEST = len(migrate.scripts())
@@ -358,7 +359,7 @@ async def test_large_hits_do_not_delay_a_start(
 ) -> None:
     """No more bytes are read than a start can wait for: those of the newest hits."""
     ids = [hit.id for hit in await stored(queue, 10, size=1_000)]
-    monkeypatch.setattr("proxy.shell.queue.NEWEST_BYTES", 3_500)
+    monkeypatch.setattr("proxy.shell.rows.NEWEST_BYTES", 3_500)
     said = await queue.newest(1_000, wire.unpack)
 
     assert said == [hit.request for hit in reversed(await queue.fetch(ids[-3:]))]
@@ -963,24 +964,24 @@ async def test_tidying_takes_so_long_and_goes_on_the_next_time(
     monkeypatch.setattr("proxy.shell.queue.TIDY_FOR_S", 0.0)
     clock = FakeClock()
     queue = await open_queue(Limits(max_age_s=60, min_free_disk=0), clock)
-    await stored(queue, 2 * queue_module.PURGE_HITS, at_ms=clock.ms())
+    await stored(queue, 2 * outcomes.PURGE_HITS, at_ms=clock.ms())
     clock.passes(61)
 
     for parts in (1, 2, 2):
         await queue.tidy()
-        assert queue.ledger.expired == parts * queue_module.PURGE_HITS
+        assert queue.ledger.expired == parts * outcomes.PURGE_HITS
 
 
 async def test_many_expire_in_one_tidy(open_queue: OpenQueue) -> None:
     """However many are too old, one call sees to all of them, in small transactions."""
     clock = FakeClock()
     queue = await open_queue(replace(ANY_SIZE, max_age_s=60), clock)
-    await stored(queue, 2 * queue_module.PURGE_HITS + 1, at_ms=clock.ms())
+    await stored(queue, 2 * outcomes.PURGE_HITS + 1, at_ms=clock.ms())
     clock.passes(61)
 
     await queue.tidy()
 
-    assert (queue.ledger.expired, queue.ledger.waiting) == (2 * queue_module.PURGE_HITS + 1, 0)
+    assert (queue.ledger.expired, queue.ledger.waiting) == (2 * outcomes.PURGE_HITS + 1, 0)
     assert_exact(queue)
 
 
@@ -1116,9 +1117,9 @@ async def test_space_goes_back_to_the_disk(open_queue: OpenQueue) -> None:
     await queue.tidy()
 
     with raw(queue.path) as db:
-        assert db.execute("PRAGMA freelist_count").fetchone() == (queue_module.SPARE_PAGES,)
+        assert db.execute("PRAGMA freelist_count").fetchone() == (outcomes.SPARE_PAGES,)
         (pages,) = db.execute("PRAGMA page_count").fetchone()
-    assert pages < queue_module.SPARE_PAGES + 100
+    assert pages < outcomes.SPARE_PAGES + 100
     assert_exact(queue)
 
 
@@ -1138,7 +1139,7 @@ async def test_a_page_holds_what_waits_in_order(queue: Queue) -> None:
 
 
 async def test_a_long_queue_is_read_in_pages(queue: Queue) -> None:
-    count = queue_module.PAGE_HITS + 1
+    count = rows.PAGE_HITS + 1
     await stored(queue, count)
 
     first = await queue.page(0)
@@ -1192,7 +1193,7 @@ async def test_hits_that_compress_to_nothing_count_by_what_they_say(
     dull = wire.pack(Request("POST", b"/b/ss/rsid/1", body=bytes(200_000)))
     assert len(dull) < 1_000
     ids = await queue.add([NewHit(1, Received(1, 0), dull)] * 12)
-    monkeypatch.setattr("proxy.shell.queue.NEWEST_BYTES", 700_000)
+    monkeypatch.setattr("proxy.shell.rows.NEWEST_BYTES", 700_000)
 
     assert len(await queue.newest(1_000, len)) == 3
     for hit in await queue.fetch(ids):

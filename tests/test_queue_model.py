@@ -29,7 +29,9 @@ from proxy.core.hit import Hit, Ledger, NewHit, Received
 from proxy.core.limits import Limits
 from proxy.errors import QueueFull, QueueUnavailable
 from proxy.shell import queue as queue_module
-from proxy.shell.queue import Queue, peek
+from proxy.shell import rows
+from proxy.shell.queue import Queue
+from proxy.shell.rows import peek
 
 T = TypeVar("T")
 
@@ -346,7 +348,7 @@ class QueueMachine(RuleBasedStateMachine):
         self.is_full = not self.is_full
         pages = 1 if self.is_full else NO_BOUND
         bound = f"PRAGMA max_page_count = {pages}"
-        self.do(queue_module._run(self.queue._writer, queue_module._rows, bound))
+        self.do(queue_module._run(self.queue._writer, rows.every, bound))
 
     # -- what always holds -----------------------------------------------------------------
 

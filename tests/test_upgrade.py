@@ -19,7 +19,8 @@ from daemon import Launch, Serve
 from proxy.errors import QueueTooNew
 from proxy.fake import FakeCollector
 from proxy.points import VARIABLE, Point
-from proxy.shell import browse, migrate, queue
+from proxy.shell import browse, migrate
+from proxy.shell.rows import peek_dead
 
 FIXTURES = Path(__file__).resolve().parent / "fixtures"
 CHECKOUT = FIXTURES.parent.parent
@@ -233,4 +234,4 @@ def test_hits_of_a_newer_file_are_not_misread(queue_file: Path) -> None:
             with pytest.raises(QueueTooNew, match=rf"version {NEWEST + 1}.*up to {NEWEST}"):
                 browser.hits()
     with pytest.raises(QueueTooNew):
-        queue.peek_dead(queue_file, 0, 1)
+        peek_dead(queue_file, 0, 1)

@@ -33,7 +33,7 @@ def backup_(options: Options, file: Path) -> None:
 
     The copy is one instant of the queue, readable by its owner alone; FILE must not exist yet.
     """
-    from proxy.shell import backup, queue  # noqa: PLC0415 - aiosqlite, for this verb alone
+    from proxy.shell import backup, rows  # noqa: PLC0415 - aiosqlite, for this verb alone
 
     path = settings.read(options).queue_file
     if not path.exists():
@@ -44,7 +44,7 @@ def backup_(options: Options, file: Path) -> None:
         raise Stop(Exit.FAULT, f"{file} exists already, and is left as it is") from error
     except OSError as error:
         raise Stop(Exit.FAULT, f"cannot write {file}: {(error.strerror or '').lower()}") from error
-    ledger, _ = queue.peek(file)
+    ledger, _ = rows.peek(file)
     if options.json:
         found = {"file": str(file), "bytes": file.stat().st_size, **asdict(ledger)}
         click.echo(json.dumps(found, indent=2))

@@ -15,7 +15,7 @@ from typing import Any
 from proxy import __version__, desk
 from proxy.cli.ask import Unreachable
 from proxy.errors import QueueError
-from proxy.shell import queue
+from proxy.shell import rows
 
 PAGE = 500
 
@@ -24,7 +24,7 @@ def status(path: Path, why: Unreachable) -> dict[str, Any]:
     """The counts; `why` is what to say when there is no file either."""
     _need(path, why)
     try:
-        ledger, tallies = queue.peek(path)
+        ledger, tallies = rows.peek(path)
     except QueueError as error:
         raise Unreachable(f"{why.message}; {error}") from error
     refusals = {
@@ -51,7 +51,7 @@ def letters(path: Path, why: Unreachable, *, contents: bool) -> Iterator[dict[st
     after = 0
     while True:
         try:
-            page, boots = queue.peek_dead(path, after, PAGE)
+            page, boots = rows.peek_dead(path, after, PAGE)
         except QueueError as error:
             raise Unreachable(f"{why.message}; {error}") from error
         if not page:

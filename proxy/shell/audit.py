@@ -17,7 +17,7 @@ from pathlib import Path
 from proxy.core.hit import Ledger
 from proxy.core.rescue import is_whole
 from proxy.errors import QueueTooNew, QueueUnavailable
-from proxy.shell import migrate, queue, salvage
+from proxy.shell import migrate, rows, salvage
 
 ROWS = "SELECT id, lane, boot, received_ms, flags, suites, content, sum FROM "
 TABLES = ("hits", "dead")
@@ -88,4 +88,4 @@ def _look(db: sqlite3.Connection, found: Audit) -> None:
             found.rows += 1
             if not is_whole(row):
                 found.broken.append(row[0])
-    found.ledger = Ledger(*db.execute(queue.READ_LEDGER).fetchone()[1:])
+    found.ledger = Ledger(*db.execute(rows.READ_LEDGER).fetchone()[1:])

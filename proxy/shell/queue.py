@@ -23,28 +23,29 @@ import os
 import sqlite3
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import islice
 from pathlib import Path
-from typing import Any, Concatenate, Generic, NamedTuple, ParamSpec, TypeVar
+from typing import Any, Concatenate, Generic, ParamSpec, TypeVar
 
 import aiosqlite
 
-from proxy.core import limits, series, wire
-from proxy.core.hit import Hit, Ledger, NewHit, Received, Request
+from proxy.core import limits, series
+from proxy.core.hit import Hit, Ledger, NewHit, Received
 from proxy.core.limits import Limits
 from proxy.core.moment import STEP_MS, TOLD, Boots
 from proxy.core.rescue import row_sum
 from proxy.errors import QueueError, QueueFull, QueueUnavailable
 from proxy.points import Point, reached
-from proxy.shell import beside, migrate, salvage
+from proxy.shell import beside, migrate, outcomes, rows, salvage
 from proxy.shell.clock import Clock
+from proxy.shell.outcomes import PURGE_HITS, Book, Change, Delivery
+from proxy.shell.rows import DeadLetter
 
 P = ParamSpec("P")
 T = TypeVar("T")
 
-AMBIGUOUS, REQUEUED = 1, 2
 FULL = "the disk is full"
 DAMAGED = "the queue file is damaged: restart, and what can be kept is salvaged"
 LOST = "the queue file was moved or deleted: put it back, or start again"
@@ -67,17 +68,10 @@ FIRST_PRAGMAS = (
     "PRAGMA auto_vacuum = INCREMENTAL",  # space goes back to the disk after a drain
 )
 
-PAGE_HITS = 1_000
-PURGE_HITS = 500
+TALLIES = "SELECT name, count FROM tallies"
 MOST_DELIVERED = 100_000
 # So long tidying takes at a time; a million hits that expire at once take minutes on a slow disk.
 TIDY_FOR_S = 5.0
-# So much of dead letters is looked at in one step, which every hit that comes waits for.
-LETTERS_BYTES = 512 * 1024
-# A start reads the newest hits before it is ready: so many bytes of them at most.
-NEWEST_BYTES = 64 * 1024**2
-# Empty pages the file keeps for the next burst, and how many go back to the disk at a time.
-SPARE_PAGES, SHRINK_PAGES = 2_048, 128
 
 # With so many in flight an outcome waits a moment for company: each commit alone costs as much
 # as sending a hit.  No client waits for it, and of its own lane the next hit alone.
@@ -90,73 +84,6 @@ MOVES, MOVE_AGAIN_S = 8, 0.005
 # any other (I/O error, damaged page) it may hold what the file does not.
 HARMLESS = {sqlite3.SQLITE_FULL, sqlite3.SQLITE_BUSY, sqlite3.SQLITE_CONSTRAINT}
 
-ADD = (
-    "INSERT INTO hits (id, lane, boot, received_ms, suites, content, sum)"
-    " VALUES (?, ?, ?, ?, ?, ?, ?)"
-)
-COLUMNS = "h.id, h.lane, h.boot, h.received_ms, h.flags, h.suites, h.content, h.sum"
-UNSETTLED = "NOT EXISTS (SELECT 1 FROM delivered d WHERE d.id = h.id)"
-PAGE = f"""
-    SELECT h.id, h.lane FROM hits h
-    WHERE h.id > ? AND {UNSETTLED} AND NOT EXISTS (SELECT 1 FROM held k WHERE k.id = h.id)
-    ORDER BY h.id LIMIT {PAGE_HITS}"""  # noqa: S608 - constants of this module
-THESE = f"SELECT {COLUMNS} FROM hits h WHERE h.id IN (SELECT value FROM json_each(?))"  # noqa: S608
-OLDEST = f"""
-    SELECT h.id, length(h.content), h.boot, h.received_ms FROM hits h
-    WHERE h.id >= ? AND {UNSETTLED} ORDER BY h.id"""  # noqa: S608
-NEWEST = "SELECT content FROM hits ORDER BY id DESC LIMIT ?"
-# What was delivered is settled by one statement for all of it: each step of a statement gives the
-# other threads a turn, which costs several times what the row does.
-WAIT_YET = f"""
-    SELECT json_group_array(h.id) FROM hits h
-    WHERE h.id IN (SELECT value FROM json_each(?)) AND {UNSETTLED}"""  # noqa: S608
-DELIVER = """
-    INSERT INTO delivered (id, at_ms, status, ts)
-    SELECT h.id, ?, ?, d.value FROM json_each(?) d JOIN hits h ON h.id = CAST(d.key AS INTEGER)
-    WHERE true ON CONFLICT DO NOTHING"""
-REMOVE = "DELETE FROM hits WHERE id = ?"
-SETTLE = f"DELETE FROM hits AS h WHERE id = ? AND {UNSETTLED}"  # noqa: S608
-REMOVE_ALL = "DELETE FROM hits WHERE id IN (SELECT value FROM json_each(?))"
-TAKE_OUT = SETTLE + " RETURNING id, lane, boot, received_ms, flags, suites, content, sum"
-BURY = "INSERT INTO dead VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
-HOLD = f"""
-    INSERT INTO held (id, lane, suites, reason)
-    SELECT id, lane, ?, ? FROM hits h WHERE id = ? AND {UNSETTLED}
-    ON CONFLICT DO NOTHING"""  # noqa: S608
-DOUBT = f"UPDATE hits AS h SET flags = flags | 1 WHERE id = ? AND {UNSETTLED}"  # noqa: S608
-TALLY = "INSERT INTO tallies VALUES (?, ?) ON CONFLICT DO UPDATE SET count = excluded.count"
-REQUEUE = """
-    INSERT INTO hits (id, lane, boot, received_ms, flags, suites, content, sum)
-    SELECT ?, lane, boot, received_ms, flags | 2, suites, content, sum FROM dead WHERE id = ?"""
-DATE = "UPDATE hits SET boot = ?, received_ms = ?, sum = ? WHERE id = ?"
-DEAD = """
-    SELECT id, lane, boot, received_ms, flags, suites, content, sum,
-           reason, status, tries, died_ms
-    FROM dead WHERE id > ? ORDER BY id LIMIT ?"""
-STAMPS_AFTER = """
-    SELECT h.lane, max(d.ts) FROM delivered d JOIN hits h ON h.id = d.id
-    WHERE d.ts > ? GROUP BY h.lane"""
-OLD_DELIVERED = "SELECT id FROM delivered WHERE at_ms < ? ORDER BY id LIMIT ?"
-NOTE = "INSERT OR REPLACE INTO series VALUES (?, ?, ?, ?, ?, ?)"
-FORGET = "DELETE FROM series WHERE at_s < ? OR at_s > ?"
-SERIES = "SELECT at_s, oldest_s, waiting, accepted, delivered, dead FROM series ORDER BY at_s"
-FIRST_DELIVERED = "SELECT id FROM delivered ORDER BY id LIMIT ?"
-
-_LEDGER = tuple(field.name for field in fields(Ledger))
-READ_LEDGER = f"SELECT last_id, {', '.join(_LEDGER)} FROM ledger"  # noqa: S608
-WRITE_LEDGER = f"UPDATE ledger SET last_id = ?, {', '.join(f'{name} = ?' for name in _LEDGER)}"  # noqa: S608
-
-
-@dataclass(frozen=True, slots=True)
-class DeadLetter:
-    """A hit Adobe refused for good, or that was buried; `died_ms` is Unix time."""
-
-    hit: Hit
-    reason: str
-    status: int | None
-    tries: int
-    died_ms: int
-
 
 @dataclass(slots=True)
 class Feed:
@@ -164,39 +91,6 @@ class Feed:
 
     news: asyncio.Event = field(default_factory=asyncio.Event)
     arrivals: deque[tuple[int, int]] | None = None
-
-
-@dataclass(slots=True)
-class _Book:
-    """What a transaction changes beside rows; it becomes ours only with the commit.
-
-    `oldest`: no waiting hit has a smaller id.  Waiting hits up to `gone_through` were
-    dropped by a limit, but for the `spared` ones, which were in flight.  `dropped`: those
-    of this transaction, and the count they are in now; `arrived`: its new hits and their
-    lanes, in order of id.
-    """
-
-    ledger: Ledger
-    last_id: int
-    boots: Boots
-    delivered_rows: int = 0
-    oldest: int = 0
-    gone_through: int = 0
-    spared: frozenset[int] = frozenset()
-    dropped: dict[int, str] = field(default_factory=dict)
-    arrived: list[tuple[int, int]] = field(default_factory=list)
-
-
-class _Delivery(NamedTuple):
-    """What Adobe took: a change like others, but all there are take one step."""
-
-    hit: int
-    size: int
-    status: int
-    ts: int | None
-
-
-Change = Callable[[sqlite3.Connection, _Book, bool], object] | _Delivery
 
 
 class _Call:
@@ -279,7 +173,7 @@ class Queue:
         reader: aiosqlite.Connection,
         lock: io.FileIO,
         sending: beside.Sending,
-        book: _Book,
+        book: Book,
     ) -> None:
         self.path = path
         self.limits = limits_
@@ -339,7 +233,7 @@ class Queue:
                 reader = await _connect(f"{path.as_uri()}?mode=ro", ("PRAGMA query_only = 1",))
                 opened.push_async_callback(reader.close)
                 queue = cls(
-                    path, limits_, clock, writer, reader, lock, sending, _Book(Ledger(), 0, boots)
+                    path, limits_, clock, writer, reader, lock, sending, Book(Ledger(), 0, boots)
                 )
                 queue.salvaged = said
                 await queue._take_stock()
@@ -351,12 +245,12 @@ class Queue:
     async def _take_stock(self) -> None:
         """What an earlier process left: counts, history, and hits that were in flight."""
         self._reserve.take()
-        self._book = await _run(self._writer, _read_book, self._book)
-        self._tallies = dict(await _run(self._reader, _rows, "SELECT name, count FROM tallies"))
+        self._book = await _run(self._writer, outcomes.read_book, self._book)
+        self._tallies = dict(await _run(self._reader, rows.every, TALLIES))
         left = self._sending.left()
         if left:
             self._book, _, _ = await _run(
-                self._writer, self._transaction, [], [partial(_doubt_all, left)], [], False
+                self._writer, self._transaction, [], [partial(outcomes.doubt_all, left)], [], False
             )
         reached(Point.START_DOUBTED)
         self._sending.clear()
@@ -457,11 +351,11 @@ class Queue:
 
         QueueUnavailable when the file cannot be read, as from everything that reads.
         """
-        return await self._read(_rows, PAGE, after)
+        return await self._read(rows.every, rows.PAGE, after)
 
     async def fetch(self, ids: Iterable[int]) -> list[Hit]:
         """These hits, but for those that are gone."""
-        return await self._read(_fetch, list(ids))
+        return await self._read(rows.fetch, list(ids))
 
     async def newest(self, count: int, say: Callable[[bytes], T]) -> list[T]:
         """What `say` makes of the contents of the hits stored last, newest first.
@@ -469,7 +363,7 @@ class Queue:
         Fewer when they are large.  `say` is called in the reader's thread, with one content
         at a time: no more of them than that is held in memory.
         """
-        return await self._read(_newest, count, say)
+        return await self._read(rows.newest, count, say)
 
     def begin(self, *hits: int) -> set[int]:
         """Mark hits as in flight; which, for a limit may have dropped some meanwhile.
@@ -488,7 +382,7 @@ class Queue:
 
     async def delivered(self, hit: Hit, status: int, ts: int | None) -> None:
         """Adobe took it."""
-        await self._change(_Delivery(hit.id, hit.size, status, ts), hit.id)
+        await self._change(Delivery(hit.id, hit.size, status, ts), hit.id)
 
     def settle(
         self, hit: Hit, status: int, ts: int | None, tell: Callable[[QueueError | None], None]
@@ -498,22 +392,22 @@ class Queue:
             closed = QueueUnavailable("the queue is closed")
             asyncio.get_running_loop().call_soon(tell, closed)
             return
-        delivery = _Delivery(hit.id, hit.size, status, ts)
+        delivery = Delivery(hit.id, hit.size, status, ts)
         self._changes.append(_Asked(delivery, _Call(tell), hit.id))
         self._work.set()
 
     async def bury(self, hit: Hit, reason: str, status: int | None, tries: int) -> None:
         """Refused for good: a dead letter, kept until a person decides."""
         died_ms = self.clock.wall_ms()
-        await self._change(partial(_bury, hit, reason, status, tries, died_ms), hit.id)
+        await self._change(partial(outcomes.bury, hit, reason, status, tries, died_ms), hit.id)
 
     async def hold(self, hit: Hit, suites: Sequence[str], reason: str) -> None:
         """It waits for a person; part of `waiting`, and out of the drain's pages."""
-        await self._change(partial(_hold, hit, ",".join(suites), reason), hit.id)
+        await self._change(partial(outcomes.hold, hit, ",".join(suites), reason), hit.id)
 
     async def doubt(self, hit: Hit) -> None:
         """It may have reached Adobe though no answer came: counted and marked, and it stays."""
-        await self._change(partial(_doubt_all, [hit.id]), hit.id)
+        await self._change(partial(outcomes.doubt_all, [hit.id]), hit.id)
 
     # -- people look and decide --------------------------------------------------------
 
@@ -551,7 +445,7 @@ class Queue:
         """When the oldest waiting hit was received; None when nothing waits."""
         if not self._book.ledger.waiting:
             return None
-        row = await self._read(_row, OLDEST + " LIMIT 1", self._book.oldest)
+        row = await self._read(rows.one_or_none, rows.OLDEST + " LIMIT 1", self._book.oldest)
         if row is None:
             return None
         self._book.oldest = max(self._book.oldest, row[0])
@@ -560,16 +454,16 @@ class Queue:
     async def held_suites(self) -> dict[str, tuple[int, str]]:
         """How many hits are held for which report suites, and why."""
         sql = "SELECT suites, count(*), min(reason) FROM held GROUP BY suites"
-        return {row[0]: (row[1], row[2]) for row in await self._read(_rows, sql)}
+        return {row[0]: (row[1], row[2]) for row in await self._read(rows.every, sql)}
 
     async def held_lanes(self) -> set[int]:
         """Lanes with a held hit: what comes after it in the lane is held too."""
-        rows = await self._read(_rows, "SELECT DISTINCT lane FROM held")
-        return {row[0] for row in rows}
+        held = await self._read(rows.every, "SELECT DISTINCT lane FROM held")
+        return {row[0] for row in held}
 
     async def release(self, suites: str) -> int:
         """Let the held hits of these report suites wait for the drain again; how many."""
-        released: int = await self._change(partial(_release, suites))
+        released: int = await self._change(partial(outcomes.release, suites))
         return released
 
     async def dead_letters(self, after: int = 0, limit: int = 100) -> list[DeadLetter]:
@@ -577,16 +471,16 @@ class Queue:
 
         None only when there are no more.
         """
-        return await self._read(_letters, after, limit)
+        return await self._read(rows.letters, after, limit)
 
     async def requeue(self, ids: Sequence[int]) -> int:
         """Dead letters wait again in order of id, behind their lanes; how many there were."""
-        requeued: int = await self._change(partial(_requeue, sorted(ids), self.clock.ms()))
+        requeued: int = await self._change(partial(outcomes.requeue, sorted(ids), self.clock.ms()))
         return requeued
 
     async def discard(self, ids: Sequence[int]) -> int:
         """A person gives dead letters up; how many there were."""
-        discarded: int = await self._change(partial(_discard, list(ids)))
+        discarded: int = await self._change(partial(outcomes.discard, list(ids)))
         return discarded
 
     async def give_up(self, most: int) -> int:
@@ -596,27 +490,27 @@ class Queue:
 
     async def setting(self, name: str) -> str | None:
         """What a person asked for, as it was last written."""
-        row = await self._read(_row, "SELECT value FROM settings WHERE name = ?", name)
+        row = await self._read(rows.one_or_none, "SELECT value FROM settings WHERE name = ?", name)
         return row[0] if row else None
 
     async def set(self, name: str, value: str | None) -> None:
         """Remember across restarts; None forgets."""
-        await self._change(partial(_set, name, value))
+        await self._change(partial(outcomes.remember, name, value))
 
     async def stamps_after(self, second: int) -> dict[int, int]:
         """The last `ts` of each lane that was sent one later than this Unix second.
 
         As far as delivered hits are kept: what a clock that was ahead has left behind.
         """
-        return dict(await self._read(_rows, STAMPS_AFTER, second))
+        return dict(await self._read(rows.every, rows.STAMPS_AFTER, second))
 
     async def series(self) -> list[series.Point]:
         """The points noted in the last day, oldest first."""
-        return [series.Point(*row) for row in await self._read(_rows, SERIES)]
+        return [series.Point(*row) for row in await self._read(rows.every, rows.SERIES)]
 
     async def note_point(self, at_s: int, oldest_s: int) -> None:
         """Note what stands now, for the chart; one row, every few minutes."""
-        await self._change(partial(_note, at_s, oldest_s))
+        await self._change(partial(outcomes.note, at_s, oldest_s))
 
     # -- keeping house ------------------------------------------------------------------
 
@@ -632,7 +526,7 @@ class Queue:
             if self.limits.max_age_s:
                 await self._in_parts(self._expire, until)
             await self._in_parts(self._purge, until)
-            if await self._in_parts(_shrink, until):
+            if await self._in_parts(outcomes.shrink, until):
                 await self._checkpoint()
 
     async def _in_parts(self, part: Change, until: float) -> int:
@@ -805,7 +699,7 @@ class Queue:
         _tell(changes, results)
         return None
 
-    def _adopt(self, book: _Book) -> None:
+    def _adopt(self, book: Book) -> None:
         """The commit succeeded: what it changed is ours."""
         self._book = book
         if book.arrived:
@@ -827,7 +721,7 @@ class Queue:
         with contextlib.suppress(sqlite3.Error):
             await self._writer.close()
         self._writer = await _connect(f"{self.path.as_uri()}?mode=rw", PRAGMAS)
-        self._book = await _run(self._writer, _read_book, self._book)
+        self._book = await _run(self._writer, outcomes.read_book, self._book)
         self._suspect = False
 
     async def _spend_reserve(self) -> None:
@@ -857,11 +751,11 @@ class Queue:
         if self._over or self._suspect:
             return True
         reached(Point.CHECKPOINT_BEFORE)
-        rows: list[tuple[int, int, int]] = []
+        said: list[tuple[int, int, int]] = []
         with contextlib.suppress(sqlite3.Error):
-            rows = await _run(self._writer, _rows, "PRAGMA wal_checkpoint")
+            said = await _run(self._writer, rows.every, "PRAGMA wal_checkpoint")
         reached(Point.CHECKPOINT_AFTER)
-        return any(logged == moved for _, logged, moved in rows)
+        return any(logged == moved for _, logged, moved in said)
 
     def _landed(self, hits: Sequence[int]) -> None:
         self._sending.unmark(hits)
@@ -887,22 +781,22 @@ class Queue:
         changes: list[Change],
         tallies: Sequence[tuple[str, int]],
         lean: bool,
-    ) -> tuple[_Book, list[list[int]], list[object]]:
+    ) -> tuple[Book, list[list[int]], list[object]]:
         """All of it or nothing; runs in the writer's thread."""
         book = replace(self._book, dropped={}, arrived=[])
         db.execute("BEGIN IMMEDIATE")
         reached(Point.COMMIT_BEGUN)
         try:
-            self._deliver(db, book, [one for one in changes if isinstance(one, _Delivery)], lean)
+            self._deliver(db, book, [one for one in changes if isinstance(one, Delivery)], lean)
             results = [
-                None if isinstance(change, _Delivery) else change(db, book, lean)
+                None if isinstance(change, Delivery) else change(db, book, lean)
                 for change in changes
             ]
             ids = self._insert(db, book, adds)
             if tallies:
-                db.executemany(TALLY, tallies)
-            counts = (getattr(book.ledger, name) for name in _LEDGER)
-            db.execute(WRITE_LEDGER, (book.last_id, *counts))
+                db.executemany(outcomes.TALLY, tallies)
+            counts = (getattr(book.ledger, name) for name in rows.COUNTS)
+            db.execute(outcomes.WRITE_LEDGER, (book.last_id, *counts))
             reached(Point.COMMIT_BEFORE)
             db.execute("COMMIT")
         except BaseException:
@@ -913,7 +807,7 @@ class Queue:
         return book, ids, results
 
     def _insert(
-        self, db: sqlite3.Connection, book: _Book, adds: Sequence[Sequence[NewHit]]
+        self, db: sqlite3.Connection, book: Book, adds: Sequence[Sequence[NewHit]]
     ) -> list[list[int]]:
         """The ids of each; in one step, for a step of its own costs as much as its row."""
         together = [hit for hits in adds for hit in hits]
@@ -928,7 +822,7 @@ class Queue:
                 self._drop(db, book, over, (len(together), size))
         first = book.last_id + 1
         db.executemany(
-            ADD,
+            outcomes.ADD,
             [
                 (
                     id_,
@@ -954,24 +848,24 @@ class Queue:
         return [list(islice(ids, len(hits))) for hits in adds]
 
     def _deliver(
-        self, db: sqlite3.Connection, book: _Book, deliveries: list[_Delivery], lean: bool
+        self, db: sqlite3.Connection, book: Book, deliveries: list[Delivery], lean: bool
     ) -> None:
         """Adobe took these: each leaves once, whatever else became of it meanwhile."""
         if not deliveries:
             return
         sizes = {one.hit: one.size for one in deliveries}
-        (waiting,) = _one(db, WAIT_YET, json.dumps(list(sizes)))
+        (waiting,) = rows.one(db, outcomes.WAIT_YET, json.dumps(list(sizes)))
         left: list[int] = json.loads(waiting)
         if lean or not self.limits.keep_delivered_s:
-            db.execute(REMOVE_ALL, (waiting,))
+            db.execute(outcomes.REMOVE_ALL, (waiting,))
         else:
             at_ms = self.clock.wall_ms()
             for status in {one.status for one in deliveries}:
                 stamps = {one.hit: one.ts for one in deliveries if one.status == status}
-                db.execute(DELIVER, (at_ms, status, json.dumps(stamps)))
+                db.execute(outcomes.DELIVER, (at_ms, status, json.dumps(stamps)))
             book.delivered_rows += len(left)
         reached(Point.DELIVER_INSIDE)
-        _leave(db, book, left, sum([sizes[hit] for hit in left]), "delivered")
+        outcomes.leave(db, book, left, sum([sizes[hit] for hit in left]), "delivered")
         for hit in sizes.keys() & self._overtaken.keys() - set(left):
             # A limit dropped it in the moment it was sent; Adobe has it all the same.
             counted = self._overtaken[hit]
@@ -982,7 +876,7 @@ class Queue:
             )
 
     def _drop(
-        self, db: sqlite3.Connection, book: _Book, over: tuple[int, int], coming: tuple[int, int]
+        self, db: sqlite3.Connection, book: Book, over: tuple[int, int], coming: tuple[int, int]
     ) -> None:
         """Make room for the hits and bytes over a limit by dropping the oldest not in flight.
 
@@ -1000,7 +894,7 @@ class Queue:
             ),
         )
 
-    def _expire(self, db: sqlite3.Connection, book: _Book, _lean: bool) -> int:
+    def _expire(self, db: sqlite3.Connection, book: Book, _lean: bool) -> int:
         """Some hits older than max_age leave, oldest first; how many."""
         now_ms, most_ms = self.clock.ms(), self.limits.max_age_s * 1000
         return self._take_oldest(
@@ -1010,18 +904,18 @@ class Queue:
             lambda n, _, received: n < PURGE_HITS and book.boots.age_ms(received, now_ms) > most_ms,
         )
 
-    def _give_some_up(self, most: int, db: sqlite3.Connection, book: _Book, _lean: bool) -> int:
+    def _give_some_up(self, most: int, db: sqlite3.Connection, book: Book, _lean: bool) -> int:
         """No more than a purge takes at a time, so that no hit waits for it for long."""
         taken = self._take_oldest(db, book, "discarded", lambda n, *_: n < most)
         if taken:
             return taken
         dead = db.execute("SELECT id FROM dead LIMIT ?", (most,)).fetchall()
-        return _discard([id_ for (id_,) in dead], db, book, _lean) if dead else 0
+        return outcomes.discard([id_ for (id_,) in dead], db, book, _lean) if dead else 0
 
     def _take_oldest(
         self,
         db: sqlite3.Connection,
-        book: _Book,
+        book: Book,
         counted: str,
         wanted: Callable[[int, int, Received], bool],
     ) -> int:
@@ -1034,7 +928,7 @@ class Queue:
         chosen: list[int] = []
         size = 0
         spared: list[int] = []
-        for id_, length, boot, received_ms in db.execute(OLDEST, (book.oldest,)):
+        for id_, length, boot, received_ms in db.execute(rows.OLDEST, (book.oldest,)):
             if not wanted(len(chosen), size, Received(boot, received_ms)):
                 break
             if id_ in flying:
@@ -1044,30 +938,30 @@ class Queue:
                 size += length
         if not chosen:
             return 0
-        db.executemany(REMOVE, [(id_,) for id_ in chosen])
+        db.executemany(outcomes.REMOVE, [(id_,) for id_ in chosen])
         reached(Point.DROP_INSIDE)
-        _leave(db, book, chosen, size, counted)
+        outcomes.leave(db, book, chosen, size, counted)
         book.dropped.update(dict.fromkeys(chosen, counted))
         book.gone_through = max(book.gone_through, chosen[-1])
         book.spared |= {id_ for id_ in spared if id_ < book.gone_through}
         book.oldest = min([book.gone_through, *book.spared])
         return len(chosen)
 
-    def _purge(self, db: sqlite3.Connection, book: _Book, _lean: bool) -> int:
+    def _purge(self, db: sqlite3.Connection, book: Book, _lean: bool) -> int:
         """Delete a few delivered hits that were kept long enough; how many."""
         before_ms = self.clock.wall_ms() - int(self.limits.keep_delivered_s * 1000)
-        old = db.execute(OLD_DELIVERED, (before_ms, PURGE_HITS)).fetchall()
+        old = db.execute(outcomes.OLD_DELIVERED, (before_ms, PURGE_HITS)).fetchall()
         excess = book.delivered_rows - MOST_DELIVERED
         if not old and excess > 0:
-            old = db.execute(FIRST_DELIVERED, (min(excess, PURGE_HITS),)).fetchall()
-        db.executemany(REMOVE, old)
+            old = db.execute(outcomes.FIRST_DELIVERED, (min(excess, PURGE_HITS),)).fetchall()
+        db.executemany(outcomes.REMOVE, old)
         if old:
             reached(Point.PURGE_INSIDE)
         db.executemany("DELETE FROM delivered WHERE id = ?", old)
         book.delivered_rows -= len(old)
         return len(old)
 
-    def _correct(self, db: sqlite3.Connection, book: _Book, _lean: bool) -> None:
+    def _correct(self, db: sqlite3.Connection, book: Book, _lean: bool) -> None:
         book.boots = book.boots.corrected(self._offset())
         current = book.boots.current
         db.execute(
@@ -1132,246 +1026,7 @@ class Queue:
         return await done
 
 
-# -- changes that need nothing of the queue but its file -----------------------------------
-
-
-def _leave(db: sqlite3.Connection, book: _Book, hits: list[int], size: int, counted: str) -> None:
-    """Waiting hits became something else."""
-    held = 0
-    if book.ledger.held:
-        rows = [(id_,) for id_ in hits]
-        held = db.executemany("DELETE FROM held WHERE id = ?", rows).rowcount
-    book.spared = book.spared.difference(hits)
-    ledger = book.ledger
-    book.ledger = replace(
-        ledger,
-        waiting=ledger.waiting - len(hits),
-        waiting_bytes=ledger.waiting_bytes - size,
-        held=ledger.held - held,
-        **{counted: getattr(ledger, counted) + len(hits)},
-    )
-
-
-def _bury(
-    hit: Hit,
-    reason: str,
-    status: int | None,
-    tries: int,
-    died_ms: int,
-    db: sqlite3.Connection,
-    book: _Book,
-    _lean: bool,
-) -> None:
-    # Taken out before it is put in: on a full disk it needs the room it had.
-    rows = db.execute(TAKE_OUT, (hit.id,)).fetchall()
-    if rows:
-        reached(Point.BURY_INSIDE)
-        db.execute(BURY, (*rows[0], reason, status, tries, died_ms))
-        _leave(db, book, [hit.id], hit.size, "dead")
-
-
-def _hold(
-    hit: Hit, suites: str, reason: str, db: sqlite3.Connection, book: _Book, _lean: bool
-) -> None:
-    held = db.execute(HOLD, (suites, reason, hit.id)).rowcount
-    reached(Point.HOLD_INSIDE)
-    book.ledger = replace(book.ledger, held=book.ledger.held + held)
-
-
-def _release(suites: str, db: sqlite3.Connection, book: _Book, _lean: bool) -> int:
-    count = db.execute("DELETE FROM held WHERE suites = ?", (suites,)).rowcount
-    reached(Point.RELEASE_INSIDE)
-    book.ledger = replace(book.ledger, held=book.ledger.held - count)
-    return count
-
-
-def _doubt_all(ids: list[int], db: sqlite3.Connection, book: _Book, _lean: bool) -> None:
-    """Each cut counts; a hit that has left meanwhile does not."""
-    for id_ in ids:
-        doubted = db.execute(DOUBT, (id_,)).rowcount
-        reached(Point.DOUBT_INSIDE)
-        book.ledger = replace(book.ledger, ambiguous=book.ledger.ambiguous + doubted)
-
-
-def _requeue(ids: list[int], now_ms: int, db: sqlite3.Connection, book: _Book, _lean: bool) -> int:
-    count = 0
-    for id_ in ids:
-        row = db.execute(
-            "SELECT length(content), lane, boot FROM dead WHERE id = ?", (id_,)
-        ).fetchone()
-        if row is None:
-            continue
-        size, lane, boot = row
-        book.last_id += 1
-        db.execute(REQUEUE, (book.last_id, id_))
-        if boot not in book.boots.offsets:
-            _date(db, book.last_id, Received(book.boots.current, now_ms))
-        reached(Point.REQUEUE_INSIDE)
-        db.execute("DELETE FROM dead WHERE id = ?", (id_,))
-        ledger = book.ledger
-        book.ledger = replace(
-            ledger,
-            dead=ledger.dead - 1,
-            waiting=ledger.waiting + 1,
-            waiting_bytes=ledger.waiting_bytes + size,
-        )
-        book.arrived.append((book.last_id, lane))
-        count += 1
-    return count
-
-
-def _date(db: sqlite3.Connection, id_: int, at: Received) -> None:
-    """A hit whose time of receipt is lost gets another; a damaged one stays recognisable."""
-    lane, boot, received_ms, content, total = db.execute(
-        "SELECT lane, boot, received_ms, content, sum FROM hits WHERE id = ?", (id_,)
-    ).fetchone()
-    if total == row_sum(lane, boot, received_ms, content):
-        db.execute(DATE, (at.boot, at.ms, row_sum(lane, at.boot, at.ms, content), id_))
-
-
-def _discard(ids: list[int], db: sqlite3.Connection, book: _Book, _lean: bool) -> int:
-    count = sum(db.execute("DELETE FROM dead WHERE id = ?", (id_,)).rowcount for id_ in ids)
-    reached(Point.DISCARD_INSIDE)
-    ledger = book.ledger
-    book.ledger = replace(ledger, dead=ledger.dead - count, discarded=ledger.discarded + count)
-    return count
-
-
-def _shrink(db: sqlite3.Connection, _book: _Book, _lean: bool) -> int:
-    """Give some empty pages back to the disk; how many."""
-    (empty,) = _one(db, "PRAGMA freelist_count")
-    pages: int = min(max(0, empty - SPARE_PAGES), SHRINK_PAGES)
-    for _ in range(pages):
-        # One a call: the module steps a statement without rows only once.
-        db.execute("PRAGMA incremental_vacuum(1)")
-        reached(Point.SHRINK_INSIDE)
-    return pages
-
-
-def _note(at_s: int, oldest_s: int, db: sqlite3.Connection, book: _Book, lean: bool) -> None:
-    """One row in, one or two out: no hit waits for it longer than for another hit."""
-    if lean:
-        return  # a chart is no reason to need room on a full disk
-    now = book.ledger
-    db.execute(NOTE, (at_s, oldest_s, now.waiting, now.accepted, now.delivered, now.dead))
-    db.execute(FORGET, (at_s - series.KEPT_S, at_s))
-
-
-def _set(name: str, value: str | None, db: sqlite3.Connection, _book: _Book, _lean: bool) -> None:
-    if value is None:
-        db.execute("DELETE FROM settings WHERE name = ?", (name,))
-    else:
-        db.execute("INSERT OR REPLACE INTO settings VALUES (?, ?)", (name, value))
-    reached(Point.SETTING_INSIDE)
-
-
-# -- rows to values -------------------------------------------------------------------------
-
-
-def _hit(row: tuple[Any, ...]) -> Hit:
-    id_, lane, boot, received_ms, flags, suites, content, total = row
-    whole = total == row_sum(lane, boot, received_ms, content)
-    return Hit(
-        id=id_,
-        lane=lane,
-        received=Received(boot, received_ms),
-        request=_request(content) if whole else Request("", b"", body=content),
-        size=len(content),
-        suites=tuple(suites.split(",")) if suites else (),
-        ambiguous=bool(flags & AMBIGUOUS),
-        requeued=bool(flags & REQUEUED),
-    )
-
-
-def _request(content: bytes) -> Request:
-    """The stored request; of a damaged one its bytes, which no reader takes for a hit."""
-    try:
-        return wire.unpack(content)
-    except ValueError:
-        return Request("", b"", body=content)
-
-
-def _dead(row: tuple[Any, ...]) -> DeadLetter:
-    reason, status, tries, died_ms = row[8:]
-    return DeadLetter(_hit(row[:8]), reason, status, tries, died_ms)
-
-
-def _fetch(db: sqlite3.Connection, ids: list[int]) -> list[Hit]:
-    found = {row[0]: _hit(row) for row in _rows(db, THESE, json.dumps(ids))}
-    return [found[id_] for id_ in ids if id_ in found]
-
-
-def _newest(db: sqlite3.Connection, count: int, say: Callable[[bytes], T]) -> list[T]:
-    said: list[T] = []
-    size = 0
-    with contextlib.closing(db.execute(NEWEST, (count,))) as rows:
-        for (content,) in rows:
-            with contextlib.suppress(ValueError):
-                size += wire.size(content)
-            if size > NEWEST_BYTES:
-                break
-            said.append(say(content))
-    return said
-
-
-def _letters(db: sqlite3.Connection, after: int, limit: int) -> list[DeadLetter]:
-    letters: list[DeadLetter] = []
-    size = 0
-    with contextlib.closing(db.execute(DEAD, (after, limit))) as rows:
-        for row in rows:
-            letters.append(_dead(row))
-            size += len(wire.message(letters[-1].hit.request))
-            if size >= LETTERS_BYTES:
-                break
-    return letters
-
-
-def _row(db: sqlite3.Connection, sql: str, *values: object) -> tuple[Any, ...] | None:
-    row: tuple[Any, ...] | None = db.execute(sql, values).fetchone()
-    return row
-
-
-def _one(db: sqlite3.Connection, sql: str, *values: object) -> tuple[Any, ...]:
-    row: tuple[Any, ...] = db.execute(sql, values).fetchone()
-    return row
-
-
-def _rows(db: sqlite3.Connection, sql: str, *values: object) -> list[tuple[Any, ...]]:
-    return db.execute(sql, values).fetchall()
-
-
 # -- the file ---------------------------------------------------------------------------------
-
-
-def peek(path: Path) -> tuple[Ledger, dict[str, int]]:
-    """The counts in a queue file nobody has open, or that another process owns.
-
-    QueueUnavailable when it cannot be read.
-    """
-    uri = f"{path.absolute().as_uri()}?mode=ro"
-    try:
-        with contextlib.closing(sqlite3.connect(uri, uri=True)) as db:
-            row = db.execute(READ_LEDGER).fetchone()
-            tallies = dict(db.execute("SELECT name, count FROM tallies").fetchall())
-    except sqlite3.Error as error:
-        raise QueueUnavailable(f"cannot read {path}: {error}") from error
-    return Ledger(*row[1:]), tallies
-
-
-def peek_dead(path: Path, after: int, limit: int) -> tuple[list[DeadLetter], Boots]:
-    """A page of dead letters in a queue file nobody has open, and what their times mean.
-
-    QueueTooNew, QueueUnavailable when it cannot be read.
-    """
-    uri = f"{path.absolute().as_uri()}?mode=ro"
-    try:
-        with contextlib.closing(sqlite3.connect(uri, uri=True)) as db:
-            migrate.known_version(db)
-            letters = _letters(db, after, limit)
-            offsets = dict(db.execute("SELECT boot, offset_ms FROM boots").fetchall())
-    except sqlite3.Error as error:
-        raise QueueUnavailable(f"cannot read {path}: {error}") from error
-    return letters, Boots(max(offsets, default=0), offsets)
 
 
 def _prepare(path: Path, clock: Clock) -> tuple[Boots, list[str]]:
@@ -1420,13 +1075,6 @@ def _prepare(path: Path, clock: Clock) -> tuple[Boots, list[str]]:
         finally:
             os.close(folder)
     return Boots(current, offsets), said
-
-
-def _read_book(db: sqlite3.Connection, book: _Book) -> _Book:
-    """What the file says, on top of what only this process knows."""
-    last_id, *counts = _one(db, READ_LEDGER)
-    (rows,) = _one(db, "SELECT count(*) FROM delivered")
-    return replace(book, ledger=Ledger(*counts), last_id=last_id, delivered_rows=rows)
 
 
 async def _connect(uri: str, pragmas: Iterable[str]) -> aiosqlite.Connection:

@@ -64,7 +64,8 @@ from proxy.core.hit import (
 from proxy.core.limits import Limits
 from proxy.drain import Drain, Policy
 from proxy.errors import QueueError, QueueFull
-from proxy.shell.queue import READ_LEDGER, Queue
+from proxy.shell.queue import Queue
+from proxy.shell.rows import READ_LEDGER
 
 T = TypeVar("T")
 
