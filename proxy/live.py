@@ -117,8 +117,9 @@ class Live:
                 try:
                     while logging.getLogger().isEnabledFor(logging.DEBUG):
                         await self.sample()
-                        for event in self.after(told) or ():
-                            told = event.number
+                        events = self.after(told)
+                        told = self.last
+                        for event in events or ():
                             if event.name == "hits":
                                 _note(json.loads(event.data))
                         await asyncio.sleep(self.sample_s)

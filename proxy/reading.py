@@ -184,7 +184,7 @@ class Reading:
         return found
 
     async def rows(self, ids: Sequence[int]) -> bytes:
-        """These hits as a list shows them, as JSON, but for those that are gone."""
+        """These hits as a list shows them, as JSON; the newest for which there is time."""
         return (await self._ask("rows", ids=list(ids))).body
 
     async def _ask(self, what: str, **how: object) -> Reply:

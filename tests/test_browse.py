@@ -110,6 +110,16 @@ async def test_a_hit_that_left_is_not_found(queue: Queue) -> None:
         assert browser.hit(2**63 - 1) is None
 
 
+async def test_rows_are_as_many_as_there_is_time_for(queue: Queue) -> None:
+    """The newest first, and one at least: large hits must not keep the reader from all else."""
+    await queue.add([new_hit(0), new_hit(1), new_hit(2)])
+
+    with Browser(queue.path) as browser:
+        assert [row["id"] for row in browser.rows([1, 3, 2])] == [3, 2, 1]
+        browser.work_s = 0.0
+        assert [row["id"] for row in browser.rows([1, 3, 9, 2])] == [3]
+
+
 async def test_what_is_in_flight_is_told_by_the_daemon(queue: Queue) -> None:
     await queue.add([new_hit(0), new_hit(1)])
 

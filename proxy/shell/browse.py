@@ -332,9 +332,19 @@ class Browser:
         return {"examined": examined, "findings": found}
 
     def rows(self, ids: Sequence[int]) -> list[Json]:
-        """These hits as a list shows them, newest first, but for those that are gone."""
-        found = (self.find(id_) for id_ in sorted(ids, reverse=True))
-        return [self.row(self.see(kept)) for kept in found if kept is not None]
+        """These hits as a list shows them, newest first, but for those that are gone.
+
+        As many as there is time for, and one at least: large ones take long to decode.
+        """
+        until = time.monotonic() + self.work_s
+        said: list[Json] = []
+        for id_ in sorted(ids, reverse=True):
+            kept = self.find(id_)
+            if kept is not None:
+                said.append(self.row(self.see(kept)))
+            if said and time.monotonic() >= until:
+                break
+        return said
 
     def counts(self, q: str = "", cursor: int | None = None) -> Json:
         """How many there are, by state; what is held or being sent is among the waiting.
