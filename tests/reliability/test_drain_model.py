@@ -42,7 +42,7 @@ from hypothesis.stateful import (
     rule,
     run_state_machine_as_test,
 )
-from simulated import GIF, HalfAtRest, LoopClock, now
+from simulated import GIF, HalfAtRest, LoopClock, asking, now
 from structlog.testing import capture_logs
 from test_queue import as_after_a_crash
 from threadless import Disk, Loop
@@ -274,7 +274,7 @@ class DrainMachine(RuleBasedStateMachine):
         self.eye.close()
 
         async def gone() -> None:
-            tasks = {*self.tasks, self.draining, self.keeping, self.writing}
+            tasks = {*self.tasks, *asking, self.draining, self.keeping, self.writing}
             for task in tasks:
                 task.cancel()
             await asyncio.wait(tasks)
