@@ -709,8 +709,10 @@ class Drain:
             reason = f"{lack}: an earlier hit of the same visitor is held"
             await self._hold(hit, opened.addressees, reason)
             return
+        # Only then may its lane go on: the disk may refuse for longer than it waits.
+        left = await self._insist(self._hits.held_lanes)
         self._schedule.deferred(hit.lane, again_at)
-        if hit.lane not in await self._insist(self._hits.held_lanes):
+        if hit.lane not in left:
             self.start_over()
 
     def _instant(self, hit: Hit, boots: Boots) -> int:
@@ -769,6 +771,8 @@ class Drain:
         As a failure it has its attempts, and if it is ours and not the hit's, the link goes down
         and keeps the others.
         """
+        if self._over:
+            return
         log.error("a send failed in a way nobody foresaw", hit=sent.hit.id, **_where(error))
         self._judged(sent, Retry(type(error).__name__, ambiguous=True), None)
 
