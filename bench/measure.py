@@ -6,6 +6,7 @@ import contextlib
 import http.client
 import json
 import os
+import random
 import signal
 import socket
 import statistics
@@ -161,12 +162,15 @@ def status(port: int) -> dict[str, int]:
 
 
 def free_port() -> int:
-    """A port that is free now, and the one after it."""
+    """A port that is free now, and the one after it.
+
+    Below those that the system gives to connections: one of them may be gone the next moment.
+    """
     while True:
+        port = random.randrange(10_000, 32_000)
         with socket.socket() as one, socket.socket() as other:
-            one.bind(("127.0.0.1", 0))
-            port: int = one.getsockname()[1]
             try:
+                one.bind(("127.0.0.1", port))
                 other.bind(("127.0.0.1", port + 1))
             except OSError:
                 continue

@@ -11,6 +11,7 @@ import asyncio
 import contextlib
 import json
 import os
+import random
 import signal
 import socket
 import subprocess
@@ -52,10 +53,19 @@ def write_config(path: Path, settings: Mapping[str, object], upstream: str | Non
 
 
 def free_ports(count: int) -> list[int]:
-    """Ports nobody listens on; held together, so that they differ."""
-    with contextlib.ExitStack() as held:
-        sockets = [held.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(count)]
-        return [one.getsockname()[1] for one in sockets]
+    """Ports nobody listens on; held together, so that they differ.
+
+    Below those that the system gives to connections: one of them may be gone the next moment.
+    """
+    held: list[socket.socket] = []
+    try:
+        while len(held) < count:
+            with contextlib.suppress(OSError):
+                held.append(socket.create_server(("127.0.0.1", random.randrange(10_000, 32_000))))
+        return [one.getsockname()[1] for one in held]
+    finally:
+        for one in held:
+            one.close()
 
 
 @dataclass(frozen=True, slots=True)
