@@ -274,6 +274,11 @@ async def test_an_answer_is_read_up_to_64_kib(
 # -- what goes wrong -----------------------------------------------------------------------
 
 
+def within_s(expected: Kind) -> float:
+    """Time runs out where that is the claim, and nowhere else: a busy machine connects slowly."""
+    return 1.0 if expected is Kind.TIMEOUT else 10.0
+
+
 @pytest.mark.parametrize(
     "fault, expected",
     [
@@ -299,7 +304,7 @@ async def test_an_exchange_that_went_wrong_has_a_name_and_is_one_request(
 ) -> None:
     """The library would send a GET again by itself: at Adobe that is a second hit."""
     adobe.will(fault)
-    async with way_to(adobe.url, timeout_s=0.3) as upstream:
+    async with way_to(adobe.url, timeout_s=within_s(expected)) as upstream:
         found = await upstream.send(Request(method, TARGET))
     assert isinstance(found, Failure)
     assert found.fault is expected
@@ -350,7 +355,7 @@ async def test_who_is_told_by_a_call_is_told_once_of_what_went_wrong(
     adobe: FakeCollector, fault: Fault, expected: Kind
 ) -> None:
     """And the connection is nobody's any more: a late answer is not the next hit's."""
-    async with way_to(adobe.url, timeout_s=0.3) as upstream:
+    async with way_to(adobe.url, timeout_s=within_s(expected)) as upstream:
         assert isinstance(await upstream.send(HIT), Reply)
         adobe.will(fault)
         found = await asked(upstream, HIT)
