@@ -274,10 +274,11 @@ class DrainMachine(RuleBasedStateMachine):
         self.eye.close()
 
         async def gone() -> None:
-            tasks = {*self.tasks, *asking, self.draining, self.keeping, self.writing}
-            for task in tasks:
-                task.cancel()
-            await asyncio.wait(tasks)
+            # The drain first: what the writer says as it ends is no news to a dead one.
+            for tasks in ({self.draining}, {*self.tasks, *asking, self.keeping, self.writing}):
+                for task in tasks:
+                    task.cancel()
+                await asyncio.wait(tasks)
 
         told = dict(self.server.told)
         self.do(gone())
