@@ -699,10 +699,10 @@ class Drain:
         Unless its suites are described by now: then the earlier ones are about to be
         released, or left in some other way, and to hold this one would come too late for that.
         """
-        again_at = asyncio.get_running_loop().time() + AGAIN_S
+        loop = asyncio.get_running_loop()
         if self._hits.gone != self._gone or self._held_may_be_gone:
             # A limit took hits a moment ago; the held one may be among them.
-            self._schedule.deferred(hit.lane, again_at)
+            self._schedule.deferred(hit.lane, loop.time() + AGAIN_S)
             return
         lack = opened.lack
         if lack is not None:
@@ -711,7 +711,7 @@ class Drain:
             return
         # Only then may its lane go on: the disk may refuse for longer than it waits.
         left = await self._insist(self._hits.held_lanes)
-        self._schedule.deferred(hit.lane, again_at)
+        self._schedule.deferred(hit.lane, loop.time() + AGAIN_S)
         if hit.lane not in left:
             self.start_over()
 

@@ -13,6 +13,7 @@ import re
 from collections import Counter, defaultdict
 from collections.abc import AsyncIterator, Callable, Sequence
 from email.utils import formatdate
+from itertools import pairwise
 
 import pytest
 import simulated
@@ -37,7 +38,7 @@ from proxy.core.hit import (
 )
 from proxy.core.limits import Limits
 from proxy.core.link import State
-from proxy.drain import Drain, Policy
+from proxy.drain import AGAIN_S, Drain, Policy
 from proxy.errors import QueueError, QueueUnavailable
 from proxy.fake import (
     FakeCollector,
@@ -652,6 +653,41 @@ def in_order(hits: Hits) -> bool:
             return False
         last[hit.lane] = hit.id
     return True
+
+
+class Refusing(Hits):
+    """The disk does not tell which lanes hold any, from the second look on, for a while."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.looks: list[float] = []
+
+    async def held_lanes(self) -> set[int]:
+        self.looks.append(now())
+        if 1 < len(self.looks) <= 4:
+            raise QueueUnavailable("refused")
+        return await super().held_lanes()
+
+
+def test_a_hit_behind_a_held_one_is_taken_up_once_however_long_the_disk_refuses() -> None:
+    """Else it would be sent twice, and by two at once, as soon as the held one is released."""
+
+    async def scenario() -> tuple[Refusing, list[float]]:
+        hits = Refusing()
+        fill(hits, 2, lanes=1)
+        hits.held[1] = "its mode is not known"
+        async with driving(hits, Road()) as drain:
+            await comes(lambda: len(hits.looks) == 5)
+            looks = list(hits.looks)
+            hits.release(drain.start_over)
+            await drained(hits)
+        return hits, looks
+
+    hits, looks = simulated.run(scenario())
+
+    assert [b - a for a, b in pairwise(looks[1:])] == pytest.approx([AGAIN_S] * 3, abs=0.01)
+    assert in_order(hits)
+    assert len(hits.taken) == 2
 
 
 REFUSED = Failure(Fault.CONNECT, "connection refused")
