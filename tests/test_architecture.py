@@ -94,6 +94,7 @@ ACQUAINTED = {
     ("proxy.shell.queue", "proxy.shell.migrate"): "opening a queue file brings it up to date",
     ("proxy.shell.queue", "proxy.shell.outcomes"): "its transactions are made of these",
     ("proxy.shell.queue", "proxy.shell.rows"): "it reads with these",
+    ("proxy.shell.browse", "proxy.shell.rows"): "a row is the same hit to both",
     ("proxy.shell.outcomes", "proxy.shell.rows"): "a change looks at what there is first",
     ("proxy.shell.rows", "proxy.shell.migrate"): "a file of a newer release is not misread",
     ("proxy.shell.queue", "proxy.shell.clock"): "the queue notes the boot and its offset",

@@ -32,10 +32,10 @@ from proxy.core.edge.decode import decode
 from proxy.core.findings import Finding
 from proxy.core.hit import Hit, Received, Request, Suites
 from proxy.core.moment import Boots
-from proxy.core.rescue import row_sum
 from proxy.core.search import View
 from proxy.errors import NotABeacon, QueueTooNew, QueueUnavailable
 from proxy.shell import migrate
+from proxy.shell.rows import to_hit
 
 Json: TypeAlias = dict[str, Any]
 
@@ -587,7 +587,7 @@ class Browser:
 
     def _kept(self, row: tuple[Any, ...]) -> Kept:
         dead, at_ms, status, ts, reason, tries = row[8:]
-        hit = _hit(row[:8])
+        hit = to_hit(row[:8])
         state = WAITING
         if dead:
             state = DEAD
@@ -690,24 +690,6 @@ def _select(states: frozenset[str]) -> str:
     arms = [_LEADING.get(states - {DEAD}, _HITS)] if states - {DEAD} else []
     arms += [_DEAD] if DEAD in states else []
     return " UNION ALL ".join(arms) + _ORDER
-
-
-def _hit(row: Sequence[Any]) -> Hit:
-    id_, lane, boot, received_ms, flags, suites, content, total = row
-    request = Request("", b"", body=content)
-    if total == row_sum(lane, boot, received_ms, content):
-        with contextlib.suppress(ValueError):
-            request = wire.unpack(content)
-    return Hit(
-        id=id_,
-        lane=lane,
-        received=Received(boot, received_ms),
-        request=request,
-        size=len(content),
-        suites=tuple(suites.split(",")) if suites else (),
-        ambiguous=bool(flags & 1),
-        requeued=bool(flags & 2),
-    )
 
 
 def _plain(content: bytes, most: int = wire.MOST) -> bytes:

@@ -65,6 +65,7 @@ class DeadLetter:
 
 
 def to_hit(row: tuple[Any, ...]) -> Hit:
+    """The hit in a row of `COLUMNS`."""
     id_, lane, boot, received_ms, flags, suites, content, total = row
     whole = total == row_sum(lane, boot, received_ms, content)
     return Hit(
