@@ -866,7 +866,7 @@ class Queue:
             book.delivered_rows += len(left)
         reached(Point.DELIVER_INSIDE)
         outcomes.leave(db, book, left, sum([sizes[hit] for hit in left]), "delivered")
-        for hit in sizes.keys() & self._overtaken.keys() - set(left):
+        for hit in [hit for hit in sizes.keys() - set(left) if hit in self._overtaken]:
             # A limit dropped it in the moment it was sent; Adobe has it all the same.
             counted = self._overtaken[hit]
             book.ledger = replace(
