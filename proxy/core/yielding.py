@@ -5,8 +5,8 @@ until there is time again or it has its least: two hits for five that come, and 
 second. With time to spare, or with nothing coming, nothing is held back.
 Non-rule: keeps no clock and measures nothing; what the collection server and the configuration
 allow is `pace`'s.
-Source: additive-increase/multiplicative-decrease (RFC 5681) for the shape; busy is told as in
-`ration`, by how long the daemon's loop ran or waited for a processor, so it holds on any machine.
+Source: docs/design/0016; busy is told as in `ration`, by how long the daemon's loop ran or waited
+for a processor, so it holds on any machine.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ STRETCH_S = 0.1
 FULL = 0.9
 # What a look at a full loop leaves of the rate, and one at a loop with time makes of it.
 SLOWER, FASTER = 0.8, 1.25
-# A hit that leaves costs about twice as much as one that comes: so each has half of the time.
+# A hit that leaves costs as much as one that comes, or some more (docs/performance.md).
 OF_COMING = 0.4
 LEAST_RATE = 500.0
 
@@ -30,12 +30,7 @@ class Yielding:
     def __init__(self, now_s: float, worked_s: float, came: int, went: int) -> None:
         self._at_s, self._worked_s, self._came, self._went = now_s, worked_s, came, went
         self._rate = inf
-        self._left = inf
-
-    @property
-    def room(self) -> float:
-        """How many hits may still be sent before the next look."""
-        return self._left
+        self.room = inf  # how many hits may still be sent before the next look
 
     @property
     def next_at(self) -> float:
@@ -43,7 +38,7 @@ class Yielding:
         return self._at_s + STRETCH_S
 
     def sent(self, hits: int) -> None:
-        self._left -= hits
+        self.room -= hits
 
     def look(self, now_s: float, worked_s: float, came: int, went: int) -> None:
         """Take note of what happened since the last look; before the next is due, of nothing."""
@@ -58,5 +53,5 @@ class Yielding:
         elif self._rate < inf:
             # What is not used up holds nothing back, and need not be known any more.
             self._rate = inf if leaving < self._rate / 2 else self._rate * FASTER
-        self._left = self._rate * STRETCH_S
+        self.room = self._rate * STRETCH_S
         self._at_s, self._worked_s, self._came, self._went = now_s, worked_s, came, went
