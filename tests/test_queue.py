@@ -231,6 +231,35 @@ async def test_many_adds_share_one_commit(queue: Queue) -> None:
     assert 1 <= statements.count("COMMIT") <= 3
 
 
+async def test_what_the_loop_brings_turn_by_turn_shares_a_commit(queue: Queue) -> None:
+    """While a turn in three brings another hit, they are gathered; nobody waits for a stranger."""
+    statements: list[str] = []
+    await queue_module._run(queue._writer, lambda db: db.set_trace_callback(statements.append))
+    asked = []
+    for n in range(40):
+        asked.append(asyncio.create_task(queue.add([new_hit(n)])))
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+
+    ids = await asyncio.gather(*asked)
+
+    assert [id_ for (id_,) in ids] == list(range(1, 41))
+    assert statements.count("COMMIT") == 1
+
+
+async def test_a_loop_that_brings_hits_without_end_keeps_none_waiting(queue: Queue) -> None:
+    """Who came first is told while others still come: gathering has its time, and no more."""
+    first = asyncio.create_task(queue.add([new_hit(0)]))
+    others = []
+    while not first.done():
+        others.append(asyncio.create_task(queue.add([new_hit(len(others) + 1)])))
+        await asyncio.sleep(0)
+
+    assert first.result() == [1]
+    await asyncio.gather(*others)
+    assert_exact(queue)
+
+
 async def test_hits_of_one_add_are_stored_together(queue: Queue) -> None:
     """The rows of one request get consecutive ids, in its order."""
     ids = await queue.add([new_hit(1)._replace(suites=("a", "b")), new_hit(2)])

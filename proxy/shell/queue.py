@@ -76,6 +76,12 @@ TIDY_FOR_S = 5.0
 # With so many in flight an outcome waits a moment for company: each commit alone costs as much
 # as sending a hit.  No client waits for it, and of its own lane the next hit alone.
 CROWD, COMPANY_S = 16, 0.001
+# While the loop brings hit after hit, a commit waits for them, for so long at most: a loop at work
+# and the writer's thread take the interpreter from each other several times a hit, and one after
+# the other they take two thirds of the time (docs/design/0018).  Three turns of the loop without
+# another hit say that there is none: in the first the last commit's clients are told, in the
+# second their next hits are seen, in the third they are here.  An idle loop has them at once.
+EMPTY_TURNS, GATHER_S = 3, 0.02
 
 # With the reserve spent: how often the log is asked to move, while a reader may hold it up.
 MOVES, MOVE_AGAIN_S = 8, 0.005
@@ -196,6 +202,7 @@ class Queue:
         self._spending = False  # the reserve, just now
         self._suspect = False  # the writing connection saw an error it may not have survived
         self._work = asyncio.Event()
+        self._loop = asyncio.get_running_loop()
         self._running = self._closing = self._over = self._closed = False
         self._ended = asyncio.Event()
         self._inode = path.stat().st_ino
@@ -554,8 +561,7 @@ class Queue:
         try:
             while True:
                 while self._adds or self._changes:
-                    if not self._adds and self._sending.count >= CROWD:
-                        await asyncio.sleep(COMPANY_S)
+                    await self._gather()
                     await self._commit()
                 if self._closing:
                     break
@@ -566,6 +572,20 @@ class Queue:
         finally:
             self._give_up()
             self._ended.set()
+
+    async def _gather(self) -> None:
+        """Let what is about to be asked for share the next commit."""
+        if self._sending.count >= CROWD:
+            # The loop is the drain's as well: its turns are long, and no client waits for them.
+            if not self._adds:
+                await asyncio.sleep(COMPANY_S)
+            return
+        until = self._loop.time() + GATHER_S
+        came = empty = 0
+        while self._adds and empty < EMPTY_TURNS and self._loop.time() < until:
+            empty = empty + 1 if came == len(self._adds) else 0
+            came = len(self._adds)
+            await asyncio.sleep(0)
 
     def _give_up(self) -> None:
         self._over = True
@@ -978,7 +998,7 @@ class Queue:
         """
         if self._spending:
             return -1  # and it is not taken back while the log moves
-        now = asyncio.get_running_loop().time()
+        now = self._loop.time()
         if now - self._free[0] > 0.5:
             try:
                 stat = os.statvfs(self.path.parent)
