@@ -16,7 +16,7 @@ import contextlib
 import traceback
 from collections import Counter, OrderedDict, deque
 from collections.abc import Awaitable, Callable, Collection, Coroutine, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from itertools import islice
 from math import inf
@@ -1041,4 +1041,4 @@ def following(request: Request, follow: Follow) -> Request:
     kept = tuple(header for header in request.headers if header[0].lower() != b"cookie")
     if cookies:
         kept += ((b"Cookie", cookies),)
-    return replace(request, target=follow.target, headers=kept)
+    return request._replace(target=follow.target, headers=kept)

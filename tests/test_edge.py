@@ -6,7 +6,6 @@ import base64
 import json
 import re
 import tracemalloc
-from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -293,7 +292,7 @@ def test_a_resent_request_is_a_copy_only_if_its_number_was_drawn() -> None:
             post(KNOWN, sent=(*JSON, (b"Content-Encoding", b"gzip"))),
             (415, "0111-415", "refused.edge.type"),
         ),
-        (replace(post(KNOWN), method="GET"), (405, "about:blank", "refused.edge.method")),
+        (post(KNOWN)._replace(method="GET"), (405, "about:blank", "refused.edge.method")),
     ],
     ids=lambda value: None if isinstance(value, Request) else value[1],
 )

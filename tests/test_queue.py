@@ -250,7 +250,7 @@ async def test_what_the_loop_brings_turn_by_turn_shares_a_commit(queue: Queue) -
 async def test_a_loop_that_brings_hits_without_end_keeps_none_waiting(queue: Queue) -> None:
     """Who came first is told while others still come: gathering has its time, and no more."""
     first = asyncio.create_task(queue.add([new_hit(0)]))
-    others = []
+    others: list[asyncio.Task[list[int]]] = []
     while not first.done():
         others.append(asyncio.create_task(queue.add([new_hit(len(others) + 1)])))
         await asyncio.sleep(0)

@@ -8,7 +8,7 @@ import json
 import os
 import shutil
 import subprocess
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from urllib.parse import unquote_to_bytes, urlsplit
@@ -166,15 +166,15 @@ def test_a_curl_command_is_safe_in_a_shell_and_says_the_same_request(
     header = (b"X-Nasty", bytes(byte for byte in nasty if byte not in b"\r\n\0").strip())
     for hit in (
         request,
-        replace(request, target=b"/b/ss/rs/1?" + visible),
-        replace(request, headers=(header,)),
-        replace(request, body=nasty),
+        request._replace(target=b"/b/ss/rs/1?" + visible),
+        request._replace(headers=(header,)),
+        request._replace(body=nasty),
     ):
         check_curl(hit, shells.run(curl(hit, BASE, unredacted=True), shell))
 
 
 def test_a_curl_command_can_be_read() -> None:
-    request = replace(HIT, method="POST", body=b"a=1")
+    request = HIT._replace(method="POST", body=b"a=1")
     assert curl(request, BASE) == (
         "curl --globoff --path-as-is \\\n"
         "  'https://example.data.adobedc.net/b/ss/rs1/1/JS-2.27.0/s1"
@@ -198,7 +198,7 @@ def test_what_identifies_stays_out_unless_asked_for() -> None:
 
 
 def test_a_url_holds_only_what_a_url_may() -> None:
-    request = replace(HIT, target=b'/b/ss/rs/1?a="<\xff#>\x7f|')
+    request = HIT._replace(target=b'/b/ss/rs/1?a="<\xff#>\x7f|')
     assert url(request, BASE + "/") == f"{BASE}/b/ss/rs/1?a=%22%3C%FF%23%3E%7F%7C"
 
 
@@ -263,7 +263,7 @@ def test_a_hit_in_json_has_the_fields_of_the_contract() -> None:
 
 
 def seen(query: bytes) -> View:
-    request = replace(HIT, target=b"/b/ss/rs1/1?" + query)
+    request = HIT._replace(target=b"/b/ss/rs1/1?" + query)
     decoded = decode(request)
     found = findings(decoded, request, Suites({}), received_ms=NOW, at_ms=NOW)
     return View("dead", NOW, NOW, decoded, found, NOW + 1, 5, "404")

@@ -17,7 +17,7 @@ import shutil
 import sys
 import tempfile
 from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -184,4 +184,4 @@ def _hit(row: Any) -> tuple[Request, float | None]:
     if at_ms is not None and (type(at_ms) not in (int, float) or not math.isfinite(at_ms)):
         raise ValueError("received_ms is no number")
     # 0: the time was lost with a damaged file.
-    return replace(request, headers=headers.kept(request.headers, "")), at_ms or None
+    return request._replace(headers=headers.kept(request.headers, "")), at_ms or None

@@ -13,7 +13,7 @@ import json
 import re
 from collections import deque
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 from proxy.core import render
@@ -260,7 +260,7 @@ def _of_command(text: bytes) -> Request | None:
     if target is None or target.startswith(b"?"):
         return None
     request = Request(method or ("POST" if given else "GET"), target, tuple(headers))
-    return replace(request, body=b"&".join(given))
+    return request._replace(body=b"&".join(given))
 
 
 def _option(word: str, more: Iterator[str]) -> tuple[str, str]:

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections import Counter
 from collections.abc import Iterator
 from functools import lru_cache
 from typing import NamedTuple
@@ -221,14 +220,14 @@ class _Levels:
 
     def __init__(self) -> None:
         self.depth: list[bytes] = []
-        self._open: Counter[bytes] = Counter()
+        self._open: dict[bytes, int] = {}
 
     def step(self, opened: bytes | None, closed: bytes) -> None:
         if opened:
             level = opened[:-1]
             self.depth.append(level)
-            self._open[level] += 1
-        elif self._open[closed]:
+            self._open[level] = self._open.get(level, 0) + 1
+        elif self._open.get(closed):
             level = self.depth.pop()
             while level != closed:
                 self._open[level] -= 1

@@ -17,8 +17,7 @@ Header: TypeAlias = tuple[bytes, bytes]
 Headers: TypeAlias = tuple[Header, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Request:
+class Request(NamedTuple):
     """One HTTP request as bytes; `target` is origin-form (`/path?query`), never decoded."""
 
     method: str

@@ -11,7 +11,7 @@ ever); late after 60 s is the AEP mobile SDK's own threshold; docs/design/0006.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from proxy.core import beacon, insertion
 from proxy.core.beacon import Beacon, Gist
@@ -119,7 +119,7 @@ def render(request: Request, ts: int | None, part: tuple[str, ...] = ()) -> Requ
     if match is None:
         return request
     if match["kind"] == beacon.INSERTION.encode():
-        return replace(request, body=insertion.render(request.body, ts, part))
+        return request._replace(body=insertion.render(request.body, ts, part))
     if part and beacon.suites_of(match["suites"]) != part:
         path = b"/b/ss/" + ",".join(part).encode() + path[match.end("suites") :]
     body = request.body
@@ -147,8 +147,8 @@ def unstamped(request: Request) -> Request:
     path, mark, query = request.target.partition(b"?")
     match = beacon.PATH.fullmatch(path)
     if match is not None and match["kind"] == beacon.INSERTION.encode():
-        return replace(request, body=insertion.unstamped(request.body))
-    return replace(request, target=path + mark + _emptied(query), body=_emptied(request.body))
+        return request._replace(body=insertion.unstamped(request.body))
+    return request._replace(target=path + mark + _emptied(query), body=_emptied(request.body))
 
 
 def _emptied(data: bytes) -> bytes:

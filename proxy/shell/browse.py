@@ -20,7 +20,7 @@ import sqlite3
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self, TypeAlias
 
@@ -295,7 +295,7 @@ class Browser:
             return None
         request = kept.hit.request
         headers = request.headers if unredacted else render.redacted(request.headers)
-        return wire.message(replace(request, headers=headers)).decode("latin-1")
+        return wire.message(request._replace(headers=headers)).decode("latin-1")
 
     def curl(self, id_: int, *, unredacted: bool = False) -> str | None:
         """A command that sends the hit to the collection server."""

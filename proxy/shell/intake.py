@@ -22,7 +22,7 @@ import socket
 import ssl
 from collections import deque
 from collections.abc import Callable, Coroutine, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from email.utils import formatdate
 from functools import lru_cache, partial
 from http import HTTPStatus
@@ -290,7 +290,7 @@ class Intake:
         body = await self._body(message, where.max_request - len(request.target), where.body_s)
         if isinstance(body, Answer):
             return protocols.hearing(self.spoken, request.target).turned_away(request, body)
-        return replace(request, body=body)
+        return request._replace(body=body)
 
     def _once(self, take: Take, protocol: protocols.Protocol, tell: Tell) -> None:
         """Store it, unless it is a copy of a hit that is stored, or is about to be."""

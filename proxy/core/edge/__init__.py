@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Container
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from proxy.core import beacon, headers, reception, wire
 from proxy.core.answer import Answer
@@ -98,7 +98,7 @@ class Edge:
             )
         if len(request.body) > read.MOST_BODY:
             raise _too_large(f"the payload is larger than {read.MOST_BODY} bytes")
-        sent = replace(request, headers=headers.kept(request.headers, peer))
+        sent = request._replace(headers=headers.kept(request.headers, peer))
         token = headers.first(request.headers, b"authorization")
         if where.call is Call.SESSION:
             return _passed(sent, token, said, origin)
@@ -172,7 +172,7 @@ class Opened:
         request = self.hit.request
         if at_ms is None:
             return request
-        return replace(request, body=stamp.dated(request.body, self.where, at_ms))
+        return request._replace(body=stamp.dated(request.body, self.where, at_ms))
 
     def judge(self, reply: Reply | Failure, *, followed: bool, wall_now: float) -> Verdict:  # noqa: ARG002
         return verdict.judge(reply, wall_now=wall_now, has_token=self.protocol.has_token)
@@ -181,7 +181,7 @@ class Opened:
 def _passed(sent: Request, token: bytes | None, said: Asked, origin: bytes | None) -> Pass:
     """With its own token, which is not stored anywhere on this way."""
     if token is not None:
-        sent = replace(sent, headers=(*sent.headers, (b"Authorization", token)))
+        sent = sent._replace(headers=(*sent.headers, (b"Authorization", token)))
     otherwise = answer.unavailable(
         RETRY_AFTER_S, "the Edge Network cannot be reached, and this cannot wait", origin, said
     )
