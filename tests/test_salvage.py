@@ -524,6 +524,32 @@ async def test_a_version_that_no_release_will_have_is_damage(filled: Filled) -> 
     assert "its version is" in queue.salvaged[0]
 
 
+@pytest.mark.parametrize("whole", [True, False])
+async def test_an_index_that_lost_its_row_is_damage(
+    filled: Filled, monkeypatch: pytest.MonkeyPatch, whole: bool
+) -> None:
+    """SQLite's quick check passes over it; the row would be made a second time, and found by none.
+
+    In a file too large to be read whole at each start, too.
+    """
+    move_log(filled.path)
+    if not whole:
+        monkeypatch.setattr(salvage, "CHECKED_BYTES", 0)
+    name = FakeClock().boot_id.encode()
+    data = bytearray(filled.path.read_bytes())
+    of_indexes = [page for page in range(PAGE, len(data), PAGE) if data[page] == 0x0A]
+    (at,) = {data.find(name, page, page + PAGE) for page in of_indexes} - {-1}
+    data[at] ^= 1
+    filled.path.write_bytes(data)
+
+    found, queue = await start(filled)
+
+    assert found == filled.waiting
+    assert "missing from index" in queue.salvaged[0]
+    assert damaged(filled.path)
+    recount(filled.path)
+
+
 async def test_another_programs_file_is_left_alone(tmp_path: Path) -> None:
     """A wrong queue.path costs nobody their data."""
     path = tmp_path / "precious.db"
