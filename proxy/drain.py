@@ -358,7 +358,11 @@ class Drain:
                 for probe in self._probes:
                     probe.cancel()
                 await self._until_landed()
+                # Whose answer is there has a turn to take it, and what that begins another one:
+                # a task that is ended before its first step leaves no outcome.
+                await asyncio.sleep(0)
                 self._over = True
+                await asyncio.sleep(0)
                 for send in self._sends:
                     send.cancel()
         finally:
@@ -612,7 +616,12 @@ class Drain:
     def _start(
         self, work: Coroutine[None, None, None], among: set[asyncio.Task[None]] | None = None
     ) -> None:
-        task = self._tasks.create_task(work)
+        try:
+            task = self._tasks.create_task(work)
+        except RuntimeError:
+            # The drain is being ended: the hit stays marked as in flight, for the next start.
+            work.close()
+            return
         among = self._sends if among is None else among
         among.add(task)
         task.add_done_callback(among.discard)
@@ -651,7 +660,7 @@ class Drain:
             opened = self.protocol.open(hit)
         except NotABeacon as error:
             self._spare(recalls)
-            self._see_to(hit, self._bury(hit, f"its stored form is no hit: {error}", None))
+            self._see_to(hit, partial(self._bury, hit, f"its stored form is no hit: {error}", None))
             return None
         boots, now_ms = self._hits.boots, self._hits.clock.ms()
         decision = opened.decide(boots.age_ms(hit.received, now_ms) / 1000)
@@ -659,12 +668,12 @@ class Drain:
             self._spare(recalls)
         match decision:
             case stamp.Hold(reason):
-                self._see_to(hit, self._hold(hit, opened.addressees, reason))
+                self._see_to(hit, partial(self._hold, hit, opened.addressees, reason))
             case stamp.Bury(reason):
-                self._see_to(hit, self._bury(hit, reason, None))
+                self._see_to(hit, partial(self._bury, hit, reason, None))
             case stamp.Send() if hit.lane in self._held_lanes:
                 self._spare(recalls)
-                self._see_to(hit, self._wait_in_line(hit, opened))
+                self._see_to(hit, partial(self._wait_in_line, hit, opened))
             case stamp.Send(stamped):
                 reached(Point.SEND_BEFORE)
                 if recalls != self._recalls:
@@ -675,13 +684,13 @@ class Drain:
                     return _Sent(hit, opened, began, at_ms)
         return None
 
-    def _see_to(self, hit: Hit, work: Coroutine[None, None, None]) -> None:
+    def _see_to(self, hit: Hit, work: Callable[[], Coroutine[None, None, None]]) -> None:
         """What has to wait for the disk, and lands the hit."""
         self._start(self._landing(hit.id, work))
 
-    async def _landing(self, hit: int, work: Coroutine[None, None, None]) -> None:
+    async def _landing(self, hit: int, work: Callable[[], Coroutine[None, None, None]]) -> None:
         try:
-            await work
+            await work()
         finally:
             self._land(hit)
 
@@ -799,7 +808,7 @@ class Drain:
             if isinstance(judged, Delivered):
                 self._taken(sent, judged, reply, flight, now)
             else:
-                self._see_to(hit, self._failed(sent, judged, reply, flight, now))
+                self._see_to(hit, partial(self._failed, sent, judged, reply, flight, now))
         except Exception as error:  # noqa: BLE001 - raised where it ends the drain
             self._start(_raise(error))
 

@@ -542,6 +542,34 @@ async def test_stopping_lets_land_what_lands_and_keeps_the_rest(
     assert queue.ledger.delivered == 7
 
 
+async def test_a_refusal_that_comes_as_the_grace_ends_is_recorded(
+    queue: Queue, adobe: FakeCollector, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is not asked for again: an outcome that has begun is given to the queue."""
+    answer: asyncio.Future[Reply] = asyncio.get_running_loop().create_future()
+    asked = asyncio.Event()
+
+    async def send(_: object, __: Request) -> Reply:
+        asked.set()
+        return await answer
+
+    monkeypatch.setattr(Upstream, "send", send)
+    async with draining(queue, adobe, Policy(grace_s=0.05)) as drain:
+        await accept(queue, "refused")
+        await asyncio.wait_for(asked.wait(), 10)
+        ends = drain._until_landed
+
+        async def ended() -> None:
+            await ends()
+            answer.set_result(Reply(404))
+
+        monkeypatch.setattr(drain, "_until_landed", ended)
+
+    await queue.set("a commit", "later")
+    assert (queue.ledger.dead, queue.ledger.waiting) == (1, 0)
+    assert not queue._sending.marked()
+
+
 async def test_stopping_is_at_once_when_nothing_flies(queue: Queue, adobe: FakeCollector) -> None:
     """Even with hits that wait out an outage."""
     loop = asyncio.get_running_loop()
@@ -718,6 +746,42 @@ def test_a_fault_of_ours_ends_the_drain_and_leaves_no_hit_on_its_way_for_ever() 
 
     for broken in (Refusing, Twice):
         simulated.run(ends(broken))
+
+
+def test_a_queue_that_closes_while_the_drain_is_cancelled_is_no_fault() -> None:
+    """As at a second signal: the hit stays marked as in flight, and the log has no traceback."""
+
+    class Keeping(Hits):
+        def __init__(self) -> None:
+            super().__init__()
+            self.tells: list[Callable[[QueueError | None], None]] = []
+
+        def settle(
+            self, _h: Hit, _s: int, _ts: int | None, tell: Callable[[QueueError | None], None]
+        ) -> None:
+            self.tells.append(tell)
+
+    async def scenario() -> tuple[int, set[int]]:
+        hits = Keeping()
+        fill(hits, 20, lanes=20)
+        road = Road(more_s=0.5)
+        drain = Drain(hits, road, Analytics(SUITES, b"adobe"), NORMAL, lambda: 0.5)
+        running = asyncio.create_task(drain.run())
+        await comes(lambda: len(hits.tells) > 10 and road.asked > 1)
+        running.cancel()
+        told = 0
+        while not running.done():
+            await asyncio.sleep(0)
+            hits.tells.pop()(QueueUnavailable("the queue is closed"))
+            told += 1
+        with contextlib.suppress(asyncio.CancelledError):
+            await running
+        return told, set(hits.flying)
+
+    told, flying = simulated.run(scenario())
+
+    assert told > 1
+    assert len(flying) > told
 
 
 @pytest.mark.parametrize("after", ["7", "date"])
