@@ -233,6 +233,7 @@ async def test_many_adds_share_one_commit(queue: Queue) -> None:
 
 async def test_what_the_loop_brings_turn_by_turn_shares_a_commit(queue: Queue) -> None:
     """While a turn in three brings another hit, they are gathered; nobody waits for a stranger."""
+    await asyncio.gather(*(queue.add([new_hit(n)]) for n in (100, 101)))
     statements: list[str] = []
     await queue_module._run(queue._writer, lambda db: db.set_trace_callback(statements.append))
     asked = []
@@ -243,8 +244,19 @@ async def test_what_the_loop_brings_turn_by_turn_shares_a_commit(queue: Queue) -
 
     ids = await asyncio.gather(*asked)
 
-    assert [id_ for (id_,) in ids] == list(range(1, 41))
+    assert [id_ for (id_,) in ids] == list(range(3, 43))
     assert statements.count("COMMIT") == 1
+
+
+async def test_who_is_alone_waits_for_nobody(queue: Queue) -> None:
+    """One client that asks again and again: each of its hits is begun with in the next turn."""
+    for n in range(3):
+        asked = asyncio.create_task(queue.add([new_hit(n)]))
+        await asyncio.sleep(0)  # it is asked for
+        assert len(queue._adds) == 1
+        await asyncio.sleep(0)  # the writer wakes
+        assert not queue._adds
+        await asked
 
 
 async def test_a_loop_that_brings_hits_without_end_keeps_none_waiting(queue: Queue) -> None:

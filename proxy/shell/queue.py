@@ -80,7 +80,8 @@ CROWD, COMPANY_S = 16, 0.001
 # and the writer's thread take the interpreter from each other several times a hit, and one after
 # the other they take two thirds of the time (docs/design/0018).  Three turns of the loop without
 # another hit say that there is none: in the first the last commit's clients are told, in the
-# second their next hits are seen, in the third they are here.  An idle loop has them at once.
+# second their next hits are seen, in the third they are here.  Who comes alone, as the last one
+# did, waits for nobody.
 EMPTY_TURNS, GATHER_S = 3, 0.02
 
 # With the reserve spent: how often the log is asked to move, while a reader may hold it up.
@@ -202,6 +203,7 @@ class Queue:
         self._spending = False  # the reserve, just now
         self._suspect = False  # the writing connection saw an error it may not have survived
         self._work = asyncio.Event()
+        self._shared = False  # the last commit, by several hits
         self._loop = asyncio.get_running_loop()
         self._running = self._closing = self._over = self._closed = False
         self._ended = asyncio.Event()
@@ -580,6 +582,8 @@ class Queue:
             if not self._adds:
                 await asyncio.sleep(COMPANY_S)
             return
+        if len(self._adds) == 1 and not self._shared:
+            return
         until = self._loop.time() + GATHER_S
         came = empty = 0
         while self._adds and empty < EMPTY_TURNS and self._loop.time() < until:
@@ -598,6 +602,7 @@ class Queue:
         """What gathered."""
         adds, self._adds = self._adds, []
         changes, self._changes = self._changes, []
+        self._shared = len(adds) > 1
         tallies = list(self._tallies.items()) if self._untold else []
         self._untold = False
         if adds and not self._reserve.taken:
