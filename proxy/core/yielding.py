@@ -1,7 +1,7 @@
 """How fast a backlog may leave while hits come in: what comes goes first, for a client waits.
 
 Rule: when hits come in and the daemon has no time left, the backlog leaves more and more slowly,
-until there is time again or it has its least: two hits for five that come, and some hundreds a
+until there is time again or it has its least: one hit for four that come, and some hundreds a
 second. With time to spare, or with nothing coming, nothing is held back.
 Non-rule: keeps no clock and measures nothing; what the collection server and the configuration
 allow is `pace`'s.
@@ -15,12 +15,13 @@ from math import inf
 
 # So long is one look; shorter ones say little.
 STRETCH_S = 0.1
-# Of its time: what the loop works when hits that come have to wait for it.
-FULL = 0.9
+# Of its time: what the loop works when hits that come have to wait for it.  Not all of it: while
+# their commit is on its way to the disk, clients that wait for it leave the loop idle.
+FULL = 0.8
 # What a look at a full loop leaves of the rate, and one at a loop with time makes of it.
 SLOWER, FASTER = 0.8, 1.25
-# A hit that leaves costs as much as one that comes, or some more (docs/performance.md).
-OF_COMING = 0.4
+# Of what comes, what leaves all the same.
+OF_COMING = 0.25
 LEAST_RATE = 500.0
 
 
