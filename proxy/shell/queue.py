@@ -7,10 +7,11 @@ and knows no HTTP.
 Source: sqlite.org on WAL and synchronous; docs/design/0001 (answer after commit), 0003
 (no lane index), 0004 (the file).
 
-Group commit: whatever gathered while the last commit ran shares the next one; there is
-no timer.  A transaction runs whole in aiosqlite's thread, so no await lies inside it and
-a cancelled caller leaves nothing half done.  What it changed in memory is adopted by the
-event loop after the commit; nothing else is written by two threads.
+Group commit: whatever gathered while the last commit ran shares the next one, and what the
+loop still brings, turn by turn (docs/design/0018).  A transaction runs whole in aiosqlite's
+thread, so no await lies inside it and a cancelled caller leaves nothing half done.  What it
+changed in memory is adopted by the event loop after the commit; nothing else is written by
+two threads.
 """
 
 from __future__ import annotations
@@ -78,7 +79,7 @@ TIDY_FOR_S = 5.0
 CROWD, COMPANY_S = 16, 0.001
 # While the loop brings hit after hit, a commit waits for them, for so long at most: a loop at work
 # and the writer's thread take the interpreter from each other several times a hit, and one after
-# the other they take two thirds of the time (docs/design/0018).  Three turns of the loop without
+# the other they cost a quarter to a third less (docs/design/0018).  Three turns of the loop without
 # another hit say that there is none: in the first the last commit's clients are told, in the
 # second their next hits are seen, in the third they are here.  Who comes alone, as the last one
 # did, waits for nobody.
@@ -299,7 +300,7 @@ class Queue:
         QueueFull at a stated limit, QueueUnavailable when the disk refuses: then none of
         them is stored.
         """
-        done: asyncio.Future[list[int]] = asyncio.get_running_loop().create_future()
+        done: asyncio.Future[list[int]] = self._loop.create_future()
 
         def tell(said: list[int] | QueueError | None) -> None:
             if done.done():
@@ -399,7 +400,7 @@ class Queue:
         """As `delivered`, but `tell` is called, never before this returns: None is success."""
         if self._over:
             closed = QueueUnavailable("the queue is closed")
-            asyncio.get_running_loop().call_soon(tell, closed)
+            self._loop.call_soon(tell, closed)
             return
         delivery = Delivery(hit.id, hit.size, status, ts)
         self._changes.append(_Asked(delivery, _Call(tell), hit.id))
@@ -529,7 +530,7 @@ class Queue:
         What the disk refuses now (`last_error` says why), and what takes too long, is done the
         next time: whoever calls has signs of life to give.
         """
-        until = asyncio.get_running_loop().time() + TIDY_FOR_S
+        until = self._loop.time() + TIDY_FOR_S
         with contextlib.suppress(QueueUnavailable):
             await self.note_clock()
             if self.limits.max_age_s:
@@ -543,7 +544,7 @@ class Queue:
         done = 0
         while count := await self._change(part):
             done += count
-            if asyncio.get_running_loop().time() >= until:
+            if self._loop.time() >= until:
                 break
         return done
 
@@ -714,7 +715,7 @@ class Queue:
             self._error = None
         if self._adds or self._changes:
             # The next commit begins first: what is told now takes a while, and needs no disk.
-            asyncio.get_running_loop().call_soon(_tell_ids, adds, ids)
+            self._loop.call_soon(_tell_ids, adds, ids)
         else:
             _tell_ids(adds, ids)
         lands = [change.lands for change in changes if change.lands is not None]
@@ -1045,7 +1046,7 @@ class Queue:
         """
         if self._over:
             raise QueueUnavailable("the queue is closed")
-        done: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        done: asyncio.Future[Any] = self._loop.create_future()
         self._changes.append(_Asked(change, done, lands))
         self._work.set()
         return await done
