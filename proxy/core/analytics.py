@@ -15,7 +15,7 @@ from proxy.core import beacon, insertion, reception, stamp, verdict
 from proxy.core.answer import Answer
 from proxy.core.beacon import Gist
 from proxy.core.hit import Failure, Hit, Reply, Request, Suites
-from proxy.core.reception import Pass, Refuse, Take
+from proxy.core.reception import Head, Pass, Refuse, Take
 from proxy.core.stamp import Bury, Hold, Send
 from proxy.core.verdict import Verdict
 from proxy.errors import NotABeacon
@@ -36,8 +36,10 @@ class Analytics:
     def hears(self, path: bytes) -> bool:
         return path == b"/id" or path.startswith(b"/b/ss/")
 
-    def receive(self, request: Request, peer: str) -> Take | Refuse | Pass:
-        return reception.receive(request, peer, self.suites)
+    def receive(
+        self, request: Request, peer: str, known: Head | None = None
+    ) -> Take | Refuse | Pass:
+        return reception.receive(request, peer, self.suites, known)
 
     def turned_away(self, request: Request, refused: Answer) -> Answer:  # noqa: ARG002
         return refused

@@ -15,9 +15,8 @@ troubleshooting" (the XML); the Fetch standard (CORS).
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from functools import lru_cache
-from typing import Final
+from typing import Final, NamedTuple
 from urllib.parse import unquote_to_bytes
 from xml.sax.saxutils import escape
 
@@ -70,8 +69,7 @@ _ANYONE: Final[Headers] = ((b"Access-Control-Allow-Origin", b"*"),)
 _WITH_CREDENTIALS: Final[Header] = (b"Access-Control-Allow-Credentials", b"true")
 
 
-@dataclass(frozen=True, slots=True)
-class Answer:
+class Answer(NamedTuple):
     """A whole answer but for `Date`, `Connection` and `Content-Length`."""
 
     status: int

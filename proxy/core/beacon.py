@@ -18,7 +18,7 @@ from typing import NamedTuple
 from urllib.parse import unquote_to_bytes
 
 from proxy.core import headers, insertion
-from proxy.core.hit import Request
+from proxy.core.hit import Headers, Request
 from proxy.errors import NotABeacon
 
 PATH = re.compile(
@@ -38,7 +38,7 @@ INSERTION = "6"
 # AppMeasurement writes `s` and up to 14 digits, the mobile SDK `s` and up to 8: only a
 # client that draws a random segment can be recognised when it resends a hit.  A hardcoded
 # image with a constant segment is a new hit each time.
-RANDOM = re.compile(rb"s[0-9]{3,20}")
+RANDOM = re.compile(rb"(?:[^/?]*/){6}s[0-9]{3,20}(?=[/?]|\Z)")
 
 # The headers that a resent copy has in common with the hit.
 OF_A_COPY = frozenset({b"user-agent", b"cookie", b"x-forwarded-for"})
@@ -54,6 +54,10 @@ STEP = re.compile(
     rb"|(?P<open>[^&=.][^&=]*+)(?<=\.)=?(?=&|\Z)"
     rb"|\.(?P<close>[^&=]+)=?(?=&|\Z))"
 )
+# What may open a level: none does without a dot at its end.  Most hits have no context data, and
+# then the names alone are looked for, in half the time.
+OPENS = re.compile(rb"\.=?(?:&|\Z)")
+FLAT = re.compile(rb"&(ts|vid|aid|mid|fid|callback)=([^&]*)")
 VISITOR_COOKIE = re.compile(
     rb"(?:^|;[ \t]*)(?:s_vi=(?P<aid>[^;]+)|s_ecid=(?P<mid>[^;]+)|AMCV_[^=;]*=(?P<amcv>[^;]+))"
 )
@@ -88,10 +92,11 @@ class Gist(NamedTuple):
     ts: bytes | None
 
 
-def read(request: Request, peer: str = "") -> Beacon:
+def read(request: Request, peer: str = "", by_headers: Told | None = None) -> Beacon:
     """What the request says; NotABeacon (404, 405, 400) when it is none.
 
-    `peer` is the address it came from, the last resort for telling visitors apart.
+    `peer` is the address it came from, the last resort for telling visitors apart; `by_headers`
+    is what `told` makes of it and the headers, where that is known.
     InsertionRefused when it is an XML request that Adobe would not take.
     """
     path, _, query = request.target.partition(b"?")
@@ -99,13 +104,10 @@ def read(request: Request, peer: str = "") -> Beacon:
     if kind == INSERTION:
         return _insertion(request)
     found = parameters(query, request.body)
-    return Beacon(
-        kind=kind,
-        suites=suites,
-        visitor=b"%s:%s" % next(visitors(found, request, peer)),
-        ts=found.get(b"ts") or None,
-        callback=found.get(b"callback"),
-    )
+    if by_headers is None:
+        by_headers = told(request.headers, peer)
+    visitor = b"%b:%b" % next(visitors(found, by_headers))
+    return Beacon(kind, suites, visitor, found.get(b"ts") or None, found.get(b"callback"))
 
 
 def gist(request: Request) -> Gist:
@@ -198,6 +200,11 @@ def names_ts(data: bytes) -> bool:
 def top_level(data: bytes) -> dict[bytes, bytes]:
     """The parameters we act on that stand at depth 0; the first of each that says something."""
     found: dict[bytes, bytes] = {}
+    if not OPENS.search(data):
+        for name, value in FLAT.findall(b"&" + data):
+            if not found.get(name):
+                found[name] = value
+        return found
     levels = _Levels()
     # Strings of all steps at once cost a third of what their matches one by one do.
     for name, value, opened, closed in STEP.findall(b"&" + data):
@@ -260,9 +267,33 @@ def _top_steps(data: bytes) -> Iterator[re.Match[bytes]]:
             yield step
 
 
-def visitors(
-    found: dict[bytes, bytes], request: Request, peer: str
-) -> Iterator[tuple[bytes, bytes]]:
+class Told(NamedTuple):
+    """What the headers of a request tell of its visitor.
+
+    The ids in Adobe's cookies, in their order; `last` is the last resort: address and agent.
+    """
+
+    aids: tuple[bytes, ...]
+    mids: tuple[bytes, ...]
+    last: bytes
+
+
+def told(by: Headers, peer: str) -> Told:
+    """Of the headers of a request that came from the address `peer`."""
+    cookie = headers.first(by, b"cookie")
+    aids, mids = [], []
+    for match in VISITOR_COOKIE.finditer(cookie) if cookie else ():
+        if match["aid"]:
+            inner = AID.search(match["aid"])
+            aids.append(inner[1] if inner else match["aid"])
+        elif digits := MID.search(match["mid"] or match["amcv"]):
+            mids.append(digits[1])
+    address = headers.first(by, b"x-forwarded-for") or peer.encode()
+    agent = headers.first(by, b"user-agent") or b""
+    return Told(tuple(aids), tuple(mids), address + b" " + agent)
+
+
+def visitors(found: dict[bytes, bytes], told_: Told) -> Iterator[tuple[bytes, bytes]]:
     """Every way to tell the visitor, in Adobe's order; the first one is the one that counts.
 
     The order: vid, aid or the s_vi cookie, mid or its cookies, fid, address and agent.
@@ -270,23 +301,15 @@ def visitors(
     for name in (b"vid", b"aid"):
         if found.get(name):
             yield name, found[name]
-    cookie = headers.first(request.headers, b"cookie")
-    cookies = list(VISITOR_COOKIE.finditer(cookie)) if cookie else []
-    for match in cookies:
-        if match["aid"]:
-            inner = AID.search(match["aid"])
-            yield b"aid", inner[1] if inner else match["aid"]
+    for aid in told_.aids:
+        yield b"aid", aid
     if found.get(b"mid"):
         yield b"mid", found[b"mid"]
-    for match in cookies:
-        digits = MID.search(match["mid"] or match["amcv"] or b"")
-        if digits:
-            yield b"mid", digits[1]
+    for mid in told_.mids:
+        yield b"mid", mid
     if found.get(b"fid"):
         yield b"fid", found[b"fid"]
-    address = headers.first(request.headers, b"x-forwarded-for") or peer.encode()
-    agent = headers.first(request.headers, b"user-agent") or b""
-    yield b"ip", address + b" " + agent
+    yield b"ip", told_.last
 
 
 def lane(upstream: bytes, suites: tuple[str, ...], visitor: bytes) -> int:
@@ -294,21 +317,34 @@ def lane(upstream: bytes, suites: tuple[str, ...], visitor: bytes) -> int:
 
     Two visitors that meet in one lane are merely sent one after the other.
     """
+    # As for paths: most visitors come again soon, and what is kept is short.
+    find = _lane if len(visitor) <= MOST_KEPT else _lane.__wrapped__
+    return find(upstream, suites, visitor)
+
+
+@lru_cache(maxsize=2_048)
+def _lane(upstream: bytes, suites: tuple[str, ...], visitor: bytes) -> int:
     name = b"\0".join((upstream, ",".join(suites).encode(), visitor))
     return int.from_bytes(hashlib.blake2b(name, digest_size=8).digest(), "big") >> 1
 
 
-def copy_key(request: Request, peer: str = "") -> bytes | None:
+def copy_key(request: Request, peer: str = "", said: bytes | None = None) -> bytes | None:
     """What a resent copy of a hit has in common with it; None when no copy can be told.
 
     A client whose answer got lost sends the byte-identical request again, its random
     segment included.  `request` as it is stored, so that what was stored before a restart is
     known after it.  Some clients draw no random segment but have a constant one: whatever may
-    tell their visitors apart counts too, the address `peer` last of all.
+    tell their visitors apart counts too, the address `peer` last of all.  `said` is what
+    `of_a_copy` makes of the request's headers, where that is known.
     """
-    segments = request.target.partition(b"?")[0].split(b"/", 7)
-    if len(segments) < 7 or not RANDOM.fullmatch(segments[6]):
+    if not RANDOM.match(request.target):
         return None
-    seen = [request.method.encode(), peer.encode(), request.target, request.body]
-    seen += [value for name, value in request.headers if name.lower() in OF_A_COPY]
-    return hashlib.blake2b(b"\0".join(seen), digest_size=16).digest()
+    if said is None:
+        said = of_a_copy(request.headers)
+    parts = request.method.encode(), peer.encode(), request.target, request.body, said
+    return hashlib.blake2b(b"\0".join(parts), digest_size=16).digest()
+
+
+def of_a_copy(of: Headers) -> bytes:
+    """What a resent copy has in common with a hit of its headers, as they are stored."""
+    return b"\0".join([value for name, value in of if name.lower() in OF_A_COPY])

@@ -346,7 +346,8 @@ def decode(request: Request, peer: str = "") -> Decoded:
     else:
         said = _parameters(query, request.body)
         suites = _suites(match["suites"]) if match is not None else ()
-        identities = _identities(beacon.visitors(said.acted, request, peer), said.charset)
+        told = beacon.visitors(said.acted, beacon.told(request.headers, peer))
+        identities = _identities(told, said.charset)
         stamp = said.acted.get(b"ts")
         ts = _text(stamp, said.charset) if stamp else None
     value = said.values.get

@@ -16,7 +16,9 @@ import re
 
 from proxy.core.hit import Header, Headers
 
-DROPPED = frozenset(
+# Secrets of other applications on this host.
+SECRETS = frozenset({b"authorization", b"proxy-authenticate", b"proxy-authorization"})
+DROPPED = SECRETS | frozenset(
     {
         # One connection only, RFC 9110 section 7.6.1.
         b"connection",
@@ -44,10 +46,6 @@ DROPPED = frozenset(
         b"access-control-request-headers",
         b"access-control-request-method",
         b"access-control-request-private-network",
-        # Secrets of other applications on this host.
-        b"authorization",
-        b"proxy-authenticate",
-        b"proxy-authorization",
     }
 )
 ADOBE_COOKIE = re.compile(
@@ -99,6 +97,19 @@ def adobe_cookies(value: bytes) -> bytes:
     """Adobe's own cookies of a Cookie header, as they stood; empty when there are none."""
     pieces = (piece.strip() for piece in value.split(b";"))
     return b"; ".join(piece for piece in pieces if ADOBE_COOKIE.fullmatch(piece))
+
+
+def has_secrets(headers: Headers) -> bool:
+    """Whether some of them are other applications': those are kept nowhere, not even in memory."""
+    for name, value in headers:
+        low = name.lower()
+        if low in SECRETS or (low == b"cookie" and _others(value)):
+            return True
+    return False
+
+
+def _others(value: bytes) -> bool:
+    return not all(ADOBE_COOKIE.fullmatch(piece.strip()) for piece in value.split(b";"))
 
 
 def is_public(peer: str) -> bool:

@@ -14,7 +14,7 @@ from typing import Protocol as Interface
 
 from proxy.core.answer import Answer
 from proxy.core.hit import Failure, Hit, Reply, Request
-from proxy.core.reception import Pass, Refuse, Take
+from proxy.core.reception import Head, Pass, Refuse, Take
 from proxy.core.stamp import Bury, Hold, Send
 from proxy.core.verdict import Verdict
 
@@ -60,8 +60,13 @@ class Protocol(Interface):
         """Whether a request for this path is one for this protocol."""
         ...
 
-    def receive(self, request: Request, peer: str) -> Take | Refuse | Pass:
-        """What to do with a request whose size and Host were found good."""
+    def receive(
+        self, request: Request, peer: str, known: Head | None = None
+    ) -> Take | Refuse | Pass:
+        """What to do with a request whose size and Host were found good.
+
+        `known`: what `reception.head` made of the same headers from the same `peer`.
+        """
         ...
 
     def turned_away(self, request: Request, refused: Answer) -> Answer:

@@ -15,7 +15,7 @@ from typing import NamedTuple, Protocol
 
 from proxy.core import answer, beacon, headers, insertion, stamp, wire
 from proxy.core.answer import Answer
-from proxy.core.hit import Reply, Request, Suites
+from proxy.core.hit import Headers, Reply, Request, Suites
 from proxy.errors import NotABeacon
 
 # The order key needs a name for where hits go; the address of the collection server may
@@ -39,6 +39,37 @@ class Row(NamedTuple):
 
     lane: int
     suites: tuple[str, ...]
+
+
+class Head(NamedTuple):
+    """What the headers of a request say, worked out once for all that come with the same ones.
+
+    `kept` are those to store, `lines` the same as a stored message has them; `of_a_copy` is what
+    of them a resent copy would have, too.  `is_apart`: an address that means something here alone.
+    `otherwise` is what a hit gets that could not be stored.
+    """
+
+    kept: Headers
+    lines: bytes
+    told: beacon.Told
+    of_a_copy: bytes
+    is_apart: bool
+    origin: bytes | None
+    otherwise: Answer
+
+
+def head(headers_: Headers, peer: str) -> Head:
+    """Of a request from the address `peer`."""
+    kept, origin = headers.kept(headers_, peer), headers.first(headers_, b"origin")
+    return Head(
+        kept,
+        wire.lines(kept),
+        beacon.told(headers_, peer),
+        beacon.of_a_copy(kept),
+        headers.is_private(peer),
+        origin,
+        answer.unstored(RETRY_AFTER_S, origin=origin),
+    )
 
 
 class Take(NamedTuple):
@@ -95,29 +126,33 @@ class Identified:
         return answer.identity(self.origin, reply.body) if is_adobes else None
 
 
-def receive(request: Request, peer: str, suites: Suites) -> Take | Refuse | Pass:
+def receive(
+    request: Request, peer: str, suites: Suites, known: Head | None = None
+) -> Take | Refuse | Pass:
     """What to do with a request whose size and Host were found good.
 
-    `request.target` is origin-form; `peer` is the client's address.
+    `request.target` is origin-form; `peer` is the client's address; `known` is what `head` makes
+    of the request's headers and that address, where it was asked before.
     """
     path = request.target.partition(b"?")[0]
-    origin = headers.first(request.headers, b"origin")
     if path != b"/id" and not path.startswith(b"/b/ss/"):
         return _refuse(404, "not here: this port takes /b/ss/... and /id", "not-a-beacon")
+    said = head(request.headers, peer) if known is None else known
     if request.method == "OPTIONS":
-        return Refuse("", preflight(request, origin))
+        return Refuse("", preflight(request, said.origin))
     if request.method not in ("GET", "POST", "HEAD"):
         return _refuse(405, "this method is no beacon's", "method")
     if b"#" in request.target:
         return _refuse(400, "a request target has no fragment", "malformed")
     if path == b"/id":
         # Never an error: VisitorAPI would wait for ever, and the page never track again.
-        kept = _kept(request, peer)
-        return Pass(kept, Identified(origin), answer.identity(origin), IDENTITY_S)
+        otherwise = answer.identity(said.origin)
+        kept = request._replace(headers=said.kept)
+        return Pass(kept, Identified(said.origin), otherwise, IDENTITY_S)
     if request.body and is_encoded(request):
         # Within compressed bytes no `ts` can be put, and Adobe documents none.
         return _refuse(415, "the body must come without Content-Encoding", "encoded")
-    return _hit(request, peer, suites, origin)
+    return _hit(request, peer, suites, said)
 
 
 def is_encoded(request: Request) -> bool:
@@ -126,9 +161,10 @@ def is_encoded(request: Request) -> bool:
     return coding is not None and coding.strip().lower() not in (b"", b"identity")
 
 
-def _hit(request: Request, peer: str, suites: Suites, origin: bytes | None) -> Take | Refuse:
+def _hit(request: Request, peer: str, suites: Suites, head_: Head) -> Take | Refuse:
+    origin = head_.origin
     try:
-        said = beacon.read(request, peer)
+        said = beacon.read(request, peer, head_.told)
     except NotABeacon as error:
         return _refuse(error.status, error.reason, "not-a-beacon")
     except insertion.InsertionRefused as error:
@@ -142,24 +178,19 @@ def _hit(request: Request, peer: str, suites: Suites, origin: bytes | None) -> T
         callback = answer.callback_of(said.callback)
         if callback is None:
             return _refuse(400, "callback is not the name of a function", "callback")
-    kept = _kept(request, peer)
+    kept = Request(request.method, request.target, head_.kept, request.body)
     rows = tuple(
-        Row(beacon.lane(UPSTREAM, part or said.suites, said.visitor), part)
-        for part in stamp.rows(said.suites, suites)
+        [
+            Row(beacon.lane(UPSTREAM, part or said.suites, said.visitor), part)
+            for part in stamp.rows(said.suites, suites)
+        ]
     )
     accepted = answer.accepted(said.kind, method=request.method, origin=origin, callback=callback)
-    otherwise = answer.unstored(RETRY_AFTER_S, origin=origin)
     # Whom an address alone tells apart is told apart by it here, too. A public one is in `kept`;
     # of this machine's own all clients are one. A restart does not know the others any more.
-    apart = said.visitor.startswith(b"ip:") and headers.is_private(peer)
-    copy = beacon.copy_key(kept, peer if apart else "")
-    return Take(rows, wire.pack(kept), accepted, otherwise, copy, said.suites)
-
-
-def _kept(request: Request, peer: str) -> Request:
-    return Request(
-        request.method, request.target, headers.kept(request.headers, peer), request.body
-    )
+    apart = head_.is_apart and said.visitor.startswith(b"ip:")
+    copy = beacon.copy_key(kept, peer if apart else "", head_.of_a_copy)
+    return Take(rows, wire.pack(kept, head_.lines), accepted, head_.otherwise, copy, said.suites)
 
 
 def preflight(request: Request, origin: bytes | None) -> Answer:

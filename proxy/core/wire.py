@@ -14,7 +14,7 @@ import threading
 import zstandard
 
 from proxy.core import dictionary
-from proxy.core.hit import Request
+from proxy.core.hit import Headers, Request
 
 VERSION = b" HTTP/1.1"
 END_OF_HEAD = b"\r\n\r\n"
@@ -45,16 +45,24 @@ _TOOLS = _Tools()
 
 def message(request: Request) -> bytes:
     """The request as an HTTP/1.1 message; no header may hold CR or LF (the parser refused them)."""
-    parts = [request.method.encode(), b" ", request.target, VERSION]
-    for name, value in request.headers:
-        parts += (b"\r\n", name, b": ", value)
-    parts += (END_OF_HEAD, request.body)
-    return b"".join(parts)
+    return _message(request, lines(request.headers))
 
 
-def pack(request: Request) -> bytes:
-    """The request as a row holds it."""
-    return _TOOLS.compress(message(request))
+def lines(headers: Headers) -> bytes:
+    """Headers as a message has them, each with the line end before it."""
+    return b"".join([b"\r\n%b: %b" % header for header in headers])
+
+
+def _message(request: Request, said: bytes) -> bytes:
+    first = request.method.encode(), b" ", request.target, VERSION
+    return b"".join((*first, said, END_OF_HEAD, request.body))
+
+
+def pack(request: Request, said: bytes | None = None) -> bytes:
+    """The request as a row holds it; `said`: its `lines`, where they are known."""
+    if said is None:
+        said = lines(request.headers)
+    return _TOOLS.compress(_message(request, said))
 
 
 def size(content: bytes) -> int:

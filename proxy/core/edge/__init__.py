@@ -25,7 +25,7 @@ from proxy.core.answer import Answer
 from proxy.core.edge import answer, read, stamp, verdict
 from proxy.core.edge.read import Asked, Call, Endpoint, Problem
 from proxy.core.hit import Failure, Hit, Reply, Request
-from proxy.core.reception import RETRY_AFTER_S, Pass, Refuse, Row, Take
+from proxy.core.reception import RETRY_AFTER_S, Head, Pass, Refuse, Row, Take
 from proxy.core.stamp import Send
 from proxy.core.verdict import Verdict
 from proxy.errors import NotABeacon
@@ -70,7 +70,12 @@ class Edge:
     def takes(self, lane: int) -> bool:
         return lane < 0
 
-    def receive(self, request: Request, peer: str) -> Take | Refuse | Pass:
+    def receive(
+        self,
+        request: Request,
+        peer: str,
+        known: Head | None = None,  # noqa: ARG002 - an event is a POST, whose body says it all
+    ) -> Take | Refuse | Pass:
         origin = headers.first(request.headers, b"origin")
         where = read.endpoint(request.target.partition(b"?")[0], self.base_path)
         if where is None or not request.target.isascii():
