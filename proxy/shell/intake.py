@@ -35,11 +35,11 @@ from aiohttp.http_parser import RawRequestMessage
 from aiohttp.streams import EMPTY_PAYLOAD, StreamReader
 from aiohttp.web_protocol import _ErrInfo
 
-from proxy.core import answer, guard, headers, protocols, reception
+from proxy.core import answer, guard, headers, plain, protocols, reception
 from proxy.core.answer import Answer
 from proxy.core.hit import Headers, NewHit, Received, Reply, Request
 from proxy.core.measure import BySuite
-from proxy.core.reception import Pass, Refuse, Take
+from proxy.core.reception import Head, Pass, Refuse, Take
 from proxy.errors import QueueError, QueueFull
 from proxy.points import Point, reached
 from proxy.shell.door import Door
@@ -237,11 +237,11 @@ class Intake:
             self.failed(error)
             return coming.otherwise
 
-    def begin(self, request: Request, peer: str, tell: Tell) -> None:
+    def begin(self, request: Request, peer: str, tell: Tell, known: Head | None = None) -> None:
         """Have a request judged that is whole and for us, and its hit stored; `tell` the answer."""
         try:
             protocol = protocols.hearing(self.spoken, request.target)
-            todo = protocol.receive(request, peer)
+            todo = protocol.receive(request, peer, known)
         except Exception as error:  # noqa: BLE001 - its traceback is logged
             tell(self.failed(error))
             return
@@ -276,7 +276,7 @@ class Intake:
             return self._refuse(
                 421, "this name is not ours: listen.allowed_hosts would allow it", "host"
             )
-        if len(target) + sum([len(n) + len(v) for n, v in raw]) > where.max_request:
+        if len(target) + _size(raw) > where.max_request:
             return self._refuse(414, "the request is larger than listen.max_request", "too-large")
         return Request(method, target, raw)
 
@@ -403,6 +403,25 @@ class _TooLong(web.RequestPayloadError):
     """The chunks of a body come with too much around them."""
 
 
+class _Asked(NamedTuple):
+    """What an answer has to know of the request that it is for."""
+
+    method: str
+    version: HttpVersion
+    should_close: bool
+
+
+_PLAIN = _Asked(plain.METHOD, HttpVersion11, should_close=False)
+
+
+class _Known(NamedTuple):
+    """What was made of a head that may come again; `size` is what `listen.max_request` counts."""
+
+    headers: Headers
+    size: int
+    head: Head
+
+
 class _Server(web.Server):
     """aiohttp's low-level server with connections that speak our answers."""
 
@@ -410,6 +429,7 @@ class _Server(web.Server):
         super().__init__(self._handle)
         self._intake, self._where = intake, where
         self._young: deque[tuple[float, asyncio.Future[None]]] = deque()
+        self._heads = plain.Heads[_Known]()
 
     async def first_words(self) -> None:
         """Until all who connected just now have had an answer, or their time to ask is over."""
@@ -429,6 +449,7 @@ class _Server(web.Server):
             first,
             self._intake,
             self._where,
+            self._heads,
             loop=loop,
             keepalive_timeout=self._where.idle_s,
             access_log=None,  # a log line of a hit would hold its contents
@@ -452,11 +473,13 @@ class _Connection(web.RequestHandler):
 
     __slots__ = (
         "_asked",
+        "_at_start",
         "_body",
         "_broken",
         "_end",
         "_first",
         "_handed_over",
+        "_heads",
         "_held",
         "_intake",
         "_is_going",
@@ -466,6 +489,7 @@ class _Connection(web.RequestHandler):
         "_offers",
         "_peer",
         "_reads",
+        "_rest",
         "_unread",
         "_where",
     )
@@ -476,6 +500,7 @@ class _Connection(web.RequestHandler):
         first: asyncio.Future[None],  # becomes done with the first answer
         intake: Intake,
         where: Listening,
+        heads: plain.Heads[_Known],
         **settings: object,
     ) -> None:
         super().__init__(server, **settings)  # type: ignore[arg-type]
@@ -492,8 +517,11 @@ class _Connection(web.RequestHandler):
         self._lost = asyncio.Event()
         # Until the client reads its answers again, or nobody waits for that any more.
         self._reads: asyncio.Future[None] | None = None
+        # Heads that came before; whether the next byte begins a request, and one that may come
+        # again; the rest of the head of the one that is being read.
+        self._heads, self._at_start, self._rest = heads, True, b""
         # The request of the short road that is being answered.
-        self._asked: RawRequestMessage | None = None
+        self._asked: _Asked | RawRequestMessage | None = None
         self._is_going = False
         self._handed_over: asyncio.Future[Coming | None] = self._loop.create_future()
 
@@ -573,16 +601,28 @@ class _Connection(web.RequestHandler):
             self._manager.requests_count += 1
         self._asked = message
         self._request_in_progress = True
+        known = None
         try:
             given = self._intake.head(
                 message.method, message.path, message.version, message.raw_headers, self._where
             )
+            if not isinstance(given, Answer):
+                known = self._know(given.headers, message.should_close)
         except Exception as error:  # noqa: BLE001 - its traceback is logged
             given = self._intake.failed(error)
         if isinstance(given, Answer):
             self._tell(given)
         else:
-            self._intake.begin(given, self._peer, self._tell)
+            self._intake.begin(given, self._peer, self._tell, known)
+
+    def _know(self, said: Headers, should_close: bool) -> Head | None:
+        """What these headers say, if they may come again: then it is kept."""
+        rest, self._rest = self._rest, b""
+        if not rest or should_close or headers.has_secrets(said):
+            return None
+        head = reception.head(said, self._peer)
+        self._heads.keep(rest, self._peer, _Known(said, _size(said), head))
+        return head
 
     def _tell(self, given: Answer | Coming | None) -> None:
         """Write the answer to what was asked; then the next, or the end."""
@@ -655,6 +695,37 @@ class _Connection(web.RequestHandler):
             self.force_close()
 
     def data_received(self, data: bytes) -> None:
+        at_start, self._at_start = self._at_start, False
+        found = plain.split(data) if at_start and self._is_free() else None
+        if found is None:
+            self._to_parser(data)
+            return
+        target, rest = found
+        known = self._heads.get(rest, self._peer)
+        if known is None or known.size + len(target) > self._where.max_request:
+            self._rest = rest if plain.is_head(rest) else b""
+            self._to_parser(data)
+            self._rest = b""
+            return
+        self._at_start = True
+        if self._manager is not None:
+            self._manager.requests_count += 1
+        self._asked = _PLAIN
+        self._request_in_progress = True
+        request = Request(plain.METHOD, target, known.headers)
+        self._intake.begin(request, self._peer, self._tell, known.head)
+
+    def _is_free(self) -> bool:
+        """Whether the next request may be asked at once: then no earlier one is left, either."""
+        return not (
+            self._asked
+            or self._paused
+            or self._close
+            or self._force_close
+            or self._handed_over.done()
+        )
+
+    def _to_parser(self, data: bytes) -> None:
         # aiohttp's parser forgets what comes in one piece with the end of a request that offers an
         # upgrade we do not know (Java's client offers HTTP/2): then it gets the next one by itself,
         # and not before it has given us what it holds back for being pipelined.
@@ -725,6 +796,7 @@ class _Connection(web.RequestHandler):
             super().data_received(b"")
         if self._request_count != before:
             self._unread, self._body = 0, self._messages[-1][1]
+            self._at_start = self._body is EMPTY_PAYLOAD and data.endswith(plain.END)
         else:
             self._unread += len(data)
             if self._unread > self._most_unread and not self._buffer_paused:
@@ -798,6 +870,10 @@ class _Connection(web.RequestHandler):
         response = _Written(found)
         response.force_close()
         return response
+
+
+def _size(raw: Headers) -> int:
+    return sum([len(name) + len(value) for name, value in raw])
 
 
 def _left_of_body(message: RawRequestMessage, body: StreamReader) -> int:
