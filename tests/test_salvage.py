@@ -573,8 +573,9 @@ async def test_a_damaged_row_becomes_a_dead_letter_and_is_never_sent(
     await served.hits(range(1, 4))
     await served.stop()
     with closing(sqlite3.connect(tmp_path / "hits.db")) as db:
-        changed = "CAST(replace(CAST(content AS TEXT), 'p2', 'pX') AS BLOB)"
-        db.execute(f"UPDATE hits SET content = {changed} WHERE id = 2")
+        ((content,),) = db.execute("SELECT content FROM hits WHERE id = 2").fetchall()
+        changed = content[:-1] + bytes([content[-1] ^ 1])
+        db.execute("UPDATE hits SET content = ? WHERE id = 2", (changed,))
         db.commit()
     async with FakeCollector() as adobe:
         again = await serve(adobe, {"suites.known.examplersid.timestamps": "optional"})

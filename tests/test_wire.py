@@ -9,6 +9,12 @@ from contextlib import suppress
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
+from zstandard import (
+    DICT_TYPE_RAWCONTENT,
+    ZstdCompressionDict,
+    ZstdCompressor,
+    get_frame_parameters,
+)
 
 from proxy.core import dictionary
 from proxy.core.hit import Request
@@ -60,8 +66,25 @@ def test_a_person_can_read_what_was_stored() -> None:
     )
 
 
+@given(REQUEST)
+def test_what_was_compressed_without_tables_is_read_as_well(request: Request) -> None:
+    """As an earlier release did, whose frames name no dictionary."""
+    text = ZstdCompressionDict(dictionary.BEACONS, dict_type=DICT_TYPE_RAWCONTENT)
+    content = ZstdCompressor(level=1, dict_data=text).compress(message(request))
+    assert get_frame_parameters(content).dict_id == 0
+    assert unpack(content) == request
+    assert plain(content, 7) == message(request)[:7]
+
+
+def test_a_frame_names_the_dictionary_that_it_needs() -> None:
+    assert get_frame_parameters(pack(Request("GET", b"/"))).dict_id == dictionary.NUMBER
+
+
 def test_no_byte_of_the_dictionary_changes() -> None:
     """Every row of every queue in the field was compressed with this one."""
+    assert hashlib.sha256(dictionary.TABLES).hexdigest() == (
+        "c6aee8e4732ba58e67ec286162263f90eeb9527e5525184c165bda6e7b68191a"
+    )
     assert hashlib.sha256(dictionary.BEACONS).hexdigest() == (
         "c851769d65acbf223738b164e95f2c611cff79efcf433cbbcb68fad30994a105"
     )

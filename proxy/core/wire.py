@@ -2,7 +2,8 @@
 
 Rule: unpacking what was packed gives the same request, byte for byte.  The stored form is an
 HTTP/1.1 message, compressed by itself with what requests have in common (`dictionary`); a
-message that stands there as it is, as earlier releases wrote them, is read as well.
+message that stands there as it is, or compressed without the tables, as earlier releases wrote
+them, is read as well.
 Non-rule: no judgement about the request, no knowledge of Adobe.
 Source: RFC 9112 section 2.1 for the shape; RFC 8878 for zstd; docs/design/0015.
 """
@@ -26,7 +27,7 @@ LEVEL = 1
 MOST = 64 * 1024**2
 
 _DICTIONARY = zstandard.ZstdCompressionDict(
-    dictionary.BEACONS, dict_type=zstandard.DICT_TYPE_RAWCONTENT
+    dictionary.TABLES + dictionary.BEACONS, dict_type=zstandard.DICT_TYPE_FULLDICT
 )
 _DICTIONARY.precompute_compress(level=LEVEL)
 

@@ -1,0 +1,2 @@
+-- From here on a row's `content` may be compressed with the dictionary's tables (docs/design/0015),
+-- which an earlier release does not have.  Rows that stand here stay as they are.
