@@ -94,6 +94,7 @@ def test_one_whole_head_may_be_kept_and_nothing_else() -> None:
     assert is_head(b"\r\nHost: a\r\n\r\n")
     assert is_head(b"\r\n\r\n")
     assert not is_head(b"\r\nHost: a\r\n")
+    assert not is_head(b"\rHost: a\r\n\r\n")
     assert not is_head(b"\r\nHost: a\r\n\r\nGET / HTTP/1.1\r\n\r\n")
     assert not is_head(b"\r\nA: " + bytes(plain.LONGEST) + b"\r\n\r\n")
 

@@ -42,9 +42,6 @@ def reached(ledger: Ledger, hits: int, size: int, free_disk: int, limits: Limits
     if limits.drop_oldest:
         # Room is made by dropping, unless these alone are more than may ever wait.
         return "too-large" if hits > limits.max_hits or size > limits.max_bytes else None
-    more_hits, more_bytes = over(ledger, hits, size, limits)
-    if more_hits:
+    if ledger.waiting + hits > limits.max_hits:
         return "max_hits"
-    if more_bytes:
-        return "max_bytes"
-    return None
+    return "max_bytes" if ledger.waiting_bytes + size > limits.max_bytes else None

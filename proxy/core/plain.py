@@ -26,7 +26,7 @@ MOST, LONGEST = 1_024, 2_048
 
 def split(data: bytes) -> tuple[bytes, bytes] | None:
     """The target of a GET, and what follows its first line; None when it is not plain."""
-    ends = data.find(b"\r\n")
+    ends = data.find(b"\r")
     if not data.startswith(b"GET /") or data[ends - 9 : ends] != VERSION:
         return None
     target = data[4 : ends - 9]
@@ -35,7 +35,8 @@ def split(data: bytes) -> tuple[bytes, bytes] | None:
 
 def is_head(rest: bytes) -> bool:
     """Whether what follows a first line is one whole head, short enough to be kept."""
-    return len(rest) <= LONGEST and rest.find(END) == len(rest) - len(END)
+    is_short = len(rest) <= LONGEST and rest.startswith(b"\r\n")
+    return is_short and rest.find(END) == len(rest) - len(END)
 
 
 class Heads(Generic[T]):

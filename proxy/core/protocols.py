@@ -92,8 +92,10 @@ class Protocol(Interface):
 
 def hearing(protocols: Sequence[Protocol], target: bytes) -> Protocol:
     """The protocol of a request; the last one answers for what is nobody's."""
-    path = target.partition(b"?")[0]
-    for one in protocols:
-        if one.hears(path):
-            return one
-    return protocols[-1]
+    *others, last = protocols
+    if others:
+        path = target.partition(b"?")[0]
+        for one in others:
+            if one.hears(path):
+                return one
+    return last

@@ -178,19 +178,17 @@ def _hit(request: Request, peer: str, suites: Suites, head_: Head) -> Take | Ref
         callback = answer.callback_of(said.callback)
         if callback is None:
             return _refuse(400, "callback is not the name of a function", "callback")
-    kept = Request(request.method, request.target, head_.kept, request.body)
-    rows = tuple(
-        [
-            Row(beacon.lane(UPSTREAM, part or said.suites, said.visitor), part)
-            for part in stamp.rows(said.suites, suites)
-        ]
-    )
+    rows = [
+        Row(beacon.lane(UPSTREAM, part or said.suites, said.visitor), part)
+        for part in stamp.rows(said.suites, suites)
+    ]
     accepted = answer.accepted(said.kind, method=request.method, origin=origin, callback=callback)
     # Whom an address alone tells apart is told apart by it here, too. A public one is in `kept`;
     # of this machine's own all clients are one. A restart does not know the others any more.
     apart = head_.is_apart and said.visitor.startswith(b"ip:")
-    copy = beacon.copy_key(kept, peer if apart else "", head_.of_a_copy)
-    return Take(rows, wire.pack(kept, head_.lines), accepted, head_.otherwise, copy, said.suites)
+    copy = beacon.copy_key(request, peer if apart else "", head_.of_a_copy)
+    content = wire.pack(request, head_.lines)
+    return Take(tuple(rows), content, accepted, head_.otherwise, copy, said.suites)
 
 
 def preflight(request: Request, origin: bytes | None) -> Answer:

@@ -60,7 +60,7 @@ def _message(request: Request, said: bytes) -> bytes:
 
 
 def pack(request: Request, said: bytes | None = None) -> bytes:
-    """The request as a row holds it; `said`: its `lines`, where they are known."""
+    """The request as a row holds it; `said`: the `lines` it is to have, where they are known."""
     if said is None:
         said = lines(request.headers)
     return _TOOLS.compress(_message(request, said))

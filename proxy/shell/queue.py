@@ -1132,7 +1132,7 @@ async def _run(
 
 
 def _size(hits: Sequence[NewHit]) -> int:
-    return sum(len(hit.content) for hit in hits)
+    return sum([len(hit.content) for hit in hits])
 
 
 def _tell(asked: Sequence[_Asked[Any]], results: Sequence[Any]) -> None:
