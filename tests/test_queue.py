@@ -248,6 +248,24 @@ async def test_what_the_loop_brings_turn_by_turn_shares_a_commit(queue: Queue) -
     assert statements.count("COMMIT") == 1
 
 
+async def test_on_a_slow_disk_who_was_just_told_may_come_again(
+    queue: Queue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Their next hits share the next commit, instead of waiting for it and for another one."""
+    monkeypatch.setattr(queue_module, "GATHER_S", 0.5)
+    await asyncio.gather(*(queue.add([new_hit(n)]) for n in (100, 101)))
+    statements: list[str] = []
+    await queue_module._run(queue._writer, lambda db: db.set_trace_callback(statements.append))
+    queue._took = 5.0
+    waits = asyncio.create_task(queue.add([new_hit(1)]))
+    for _ in range(10 * queue_module.EMPTY_TURNS):
+        await asyncio.sleep(0)
+    comes = asyncio.create_task(queue.add([new_hit(2)]))
+
+    assert (await waits, await comes) == ([3], [4])
+    assert statements.count("COMMIT") == 1
+
+
 async def test_who_is_alone_waits_for_nobody(queue: Queue) -> None:
     """One client that asks again and again: each of its hits is begun with in the next turn."""
     for n in range(3):

@@ -84,6 +84,8 @@ CROWD, COMPANY_S = 16, 0.001
 # second their next hits are seen, in the third they are here.  Who comes alone, as the last one
 # did, waits for nobody.
 EMPTY_TURNS, GATHER_S = 3, 0.02
+# Where a commit takes so long, whom the last one told has time to come again: for this part of it.
+SLOW_S, RETURN = 0.004, 0.1
 
 # With the reserve spent: how often the log is asked to move, while a reader may hold it up.
 MOVES, MOVE_AGAIN_S = 8, 0.005
@@ -205,6 +207,7 @@ class Queue:
         self._suspect = False  # the writing connection saw an error it may not have survived
         self._work = asyncio.Event()
         self._shared = False  # the last commit, by several hits
+        self._took = 0.0  # it, in seconds
         self._loop = asyncio.get_running_loop()
         self._running = self._closing = self._over = self._closed = False
         self._ended = asyncio.Event()
@@ -583,11 +586,13 @@ class Queue:
             if not self._adds:
                 await asyncio.sleep(COMPANY_S)
             return
-        if len(self._adds) == 1 and not self._shared:
+        if not self._adds or (len(self._adds) == 1 and not self._shared):
             return
         until = self._loop.time() + GATHER_S
+        if self._took > SLOW_S:
+            await asyncio.sleep(min(self._took * RETURN, GATHER_S))
         came = empty = 0
-        while self._adds and empty < EMPTY_TURNS and self._loop.time() < until:
+        while empty < EMPTY_TURNS and self._loop.time() < until:
             empty = empty + 1 if came == len(self._adds) else 0
             came = len(self._adds)
             await asyncio.sleep(0)
@@ -686,6 +691,7 @@ class Queue:
         try:
             if self._suspect:
                 await self._reopen()
+            began = self._loop.time()
             book, ids, results = await _run(
                 self._writer,
                 self._transaction,
@@ -708,6 +714,7 @@ class Queue:
                 adds.clear()
                 await self._spend_reserve()
             return error
+        self._took = self._loop.time() - began
         self._adopt(book)
         reached(Point.COMMIT_ADOPTED)
         self._made_room(adds)
