@@ -17,7 +17,7 @@ from math import inf
 STRETCH_S = 0.1
 # Of its time: what the loop works when hits that come have to wait for it.  Not all of it: while
 # their commit is on its way to the disk, clients that wait for it leave the loop idle.
-FULL = 0.8
+FULL = 0.7
 # What a look at a full loop leaves of the rate, and one at a loop with time makes of it.
 SLOWER, FASTER = 0.8, 1.25
 # Of what comes, what leaves all the same.

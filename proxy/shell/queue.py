@@ -82,8 +82,8 @@ CROWD, COMPANY_S = 16, 0.001
 # the other they cost a quarter to a third less (docs/design/0018).  Three turns of the loop without
 # another hit say that there is none: in the first the last commit's clients are told, in the
 # second their next hits are seen, in the third they are here.  Who comes alone, as the last one
-# did, waits for nobody.
-EMPTY_TURNS, GATHER_S = 3, 0.02
+# did, waits for nobody.  Beside a crowd in flight the loop has more to do than to take hits.
+EMPTY_TURNS, GATHER_S, CROWDED_S = 3, 0.02, 0.006
 # Where a commit takes so long, whom the last one told has time to come again: for this part of it.
 SLOW_S, RETURN = 0.004, 0.1
 
@@ -581,14 +581,14 @@ class Queue:
 
     async def _gather(self) -> None:
         """Let what is about to be asked for share the next commit."""
-        if self._sending.count >= CROWD:
-            # The loop is the drain's as well: its turns are long, and no client waits for them.
-            if not self._adds:
+        is_crowded = self._sending.count >= CROWD
+        if not self._adds:
+            if is_crowded:
                 await asyncio.sleep(COMPANY_S)
             return
-        if not self._adds or (len(self._adds) == 1 and not self._shared):
+        if len(self._adds) == 1 and not self._shared:
             return
-        until = self._loop.time() + GATHER_S
+        until = self._loop.time() + (CROWDED_S if is_crowded else GATHER_S)
         if self._took > SLOW_S:
             await asyncio.sleep(min(self._took * RETURN, GATHER_S))
         came = empty = 0
