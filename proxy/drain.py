@@ -26,6 +26,7 @@ from typing import NamedTuple, Protocol, TypeVar
 import structlog
 
 from proxy.core import advice, backoff, headers, stamp, verdict
+from proxy.core.company import Company
 from proxy.core.hit import Failure, Fault, Hit, Reply, Request
 from proxy.core.link import Flight, Link, State
 from proxy.core.measure import OTHER, BySuite, Durations
@@ -65,7 +66,7 @@ SOON_S = 0.5
 MOST_WATCHED = 256
 # With so many on their way, and more lanes than that to choose from, the next ones wait a moment
 # for company: to fetch each alone costs as much as sending it.
-CROWD, COMPANY_S = 16, 0.002
+CROWD = 16
 AGAIN_S = 1.0  # what the disk refused, and what a limit dropped, is looked at so often
 
 
@@ -177,7 +178,7 @@ class Drain:
         self._hits, self._road = hits, road
         self._feed = feed if feed is not None else hits
         self._jitter = jitter
-        self._worked_s, self._went = worked_s, 0
+        self._worked_s, self._went, self._company = worked_s, 0, Company()
         began_s = asyncio.get_running_loop().time()
         self._yielding = Yielding(began_s, worked_s(), hits.last_id, 0)
         self._schedule = Schedule()
@@ -382,7 +383,7 @@ class Drain:
             if self._held_may_be_gone:
                 await self._look_at_held()
             if CROWD <= len(self._asking) < self._schedule.sendable:
-                await asyncio.sleep(COMPANY_S)
+                await asyncio.sleep(self._company.wait_s)
             await self._read_ahead()
             await self._launch()
         except QueueError as error:
@@ -804,6 +805,7 @@ class Drain:
             flight = Flight(hit.id, hit.lane, sent.began, trial.failed_at if trial else None)
             self.results[type(judged).__name__.lower()] += 1
             self.durations.add(now - sent.began)
+            self._company.answered(now - sent.began)
             reached(Point.VERDICT)
             if isinstance(judged, Delivered):
                 self._taken(sent, judged, reply, flight, now)
