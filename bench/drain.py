@@ -21,6 +21,7 @@ from bench import measure, stock
 from bench.measure import ratios, spread
 
 VISITORS = 5_000
+MORE = 5
 
 
 @contextmanager
@@ -117,8 +118,9 @@ def one(rtts: list[float], rounds: int, seconds: float) -> None:
             rates, bares = [], []
             for _ in range(rounds):
                 bares.append(bare(port, 1, seconds)[0] * rtt / 1000)
-                hits = max(20, int(seconds * 1000 / rtt))
-                rates.append(drained(port, hits, 64, seconds, lambda _: 7)[0])
+                # Few a second: of so many that one more or less says nothing.
+                hits = max(20, int(seconds * MORE * 1000 / rtt))
+                rates.append(drained(port, hits, 64, seconds * MORE, lambda _: 7)[0])
             measure.row(
                 f"{rtt:.0f}",
                 spread(rates, 1),
