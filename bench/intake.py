@@ -39,6 +39,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=4.0)
     parser.add_argument("--connections", type=int, default=64)
     parser.add_argument("--naive", action="store_true", help="also the naive script")
+    parser.add_argument("--heads", action="store_true", help="new headers with each hit")
     parser.add_argument("--uvloop", action="store_true", help="also ours on uvloop, if it is there")
     parser.add_argument("--under", type=Path, help="a directory on the disk to be measured")
     parser.add_argument("--smoke", action="store_true")
@@ -74,7 +75,7 @@ def main() -> None:
         for _, port in servers.values():
             url = f"http://127.0.0.1:{port}/b/ss/opt/1/x/0?a=b"
             measure.wait_for(partial(measure.answers, url))
-        peak = compare(servers, args.rounds, args.seconds, args.connections)
+        peak = compare(servers, args.rounds, args.seconds, args.connections, heads=args.heads)
         half = [
             measure.load(*servers["trackoffline"], args.connections, args.seconds, rate)["p99_ms"]
             for rate in [peak / 2] * args.rounds
@@ -84,14 +85,19 @@ def main() -> None:
 
 
 def compare(
-    servers: dict[str, tuple[int, int]], rounds: int, seconds: float, connections: int
+    servers: dict[str, tuple[int, int]],
+    rounds: int,
+    seconds: float,
+    connections: int,
+    *,
+    heads: bool,
 ) -> float:
     """Full load; our median rate."""
     rows: dict[str, list[dict[str, float]]] = {name: [] for name in servers}
     for turn in range(rounds):
         names = list(servers)
         for name in names[turn % len(names) :] + names[: turn % len(names)]:
-            rows[name].append(measure.load(*servers[name], connections, seconds))
+            rows[name].append(measure.load(*servers[name], connections, seconds, heads=heads))
     base = rows["stores nothing"]
     print(f"{connections} connections, {rounds} rounds of {seconds} s")
     measure.table("server", "hits/s", "of the base", "CPU µs a hit", "of the base", "p50", "p99 ms")

@@ -1,6 +1,6 @@
 """The load: realistic beacons over keep-alive connections, one in flight each.
 
-    python -m bench.load PORT CONNECTIONS SECONDS [--rate HITS_A_SECOND] [--visitors N]
+    python -m bench.load PORT CONNECTIONS SECONDS [--rate HITS_A_SECOND] [--visitors N] [--heads]
 
 prints one JSON line: hits, seconds, p50_ms, p99_ms.  Runs in a process of its own so that
 its cost is not the server's.
@@ -60,7 +60,10 @@ class Client(asyncio.Protocol):
         self.began = began
         before, behind = self.beacons[self.number % len(self.beacons)]
         self.number += 1
-        self.transport.write(b"%b%014d%b" % (before, next(self.run.random), behind))
+        drawn = next(self.run.random)
+        if self.run.heads:
+            behind = b"%bX-Page: %d\r\n\r\n" % (behind[:-2], drawn)
+        self.transport.write(b"%b%014d%b" % (before, drawn, behind))
 
     def data_received(self, data: bytes) -> None:
         self.got += data
@@ -82,7 +85,11 @@ class Client(asyncio.Protocol):
 class Run:
     """One measured stretch."""
 
-    def __init__(self, connections: int, seconds: float, rate: float, spread: int) -> None:
+    def __init__(
+        self, connections: int, seconds: float, rate: float, spread: int, heads: bool = False
+    ) -> None:
+        """`heads`: no two requests have the same headers, as they would of one page of one tab."""
+        self.heads = heads
         self.connections = self.open = connections
         self.spread, self.seconds = spread, seconds
         self.interval = 1 / rate if rate else 0.0
@@ -103,8 +110,10 @@ class Run:
         return None if max(at, now) >= self.end else at
 
 
-async def drive(port: int, connections: int, seconds: float, rate: float, spread: int) -> Run:
-    run = Run(connections, seconds, rate, spread)
+async def drive(
+    port: int, connections: int, seconds: float, rate: float, spread: int, heads: bool
+) -> Run:
+    run = Run(connections, seconds, rate, spread, heads)
     loop = asyncio.get_running_loop()
     clients = [Client(run, connection * TEMPLATES * spread) for connection in range(connections)]
     run.begin()
@@ -125,8 +134,10 @@ def main() -> None:
     parser.add_argument("seconds", type=float)
     parser.add_argument("--rate", type=float, default=0.0)
     parser.add_argument("--visitors", type=int, default=1, help="spread of their numbers")
+    parser.add_argument("--heads", action="store_true", help="new headers with each hit")
     args = parser.parse_args()
-    run = asyncio.run(drive(args.port, args.connections, args.seconds, args.rate, args.visitors))
+    said = args.port, args.connections, args.seconds, args.rate, args.visitors, args.heads
+    run = asyncio.run(drive(*said))
     taken = sorted(run.latencies)
     print(
         json.dumps(

@@ -178,7 +178,7 @@ def free_port() -> int:
 
 
 def load(
-    pid: int, port: int, connections: int, seconds: float, rate: float = 0
+    pid: int, port: int, connections: int, seconds: float, rate: float = 0, *, heads: bool = False
 ) -> dict[str, float]:
     """One stretch of load against a server, and the server's CPU a hit in µs."""
     before = cpu_s(pid)
@@ -192,6 +192,7 @@ def load(
                 str(connections),
                 str(seconds),
                 f"--rate={rate}",
+                *(["--heads"] if heads else []),
             ],
             check=True,
             capture_output=True,
