@@ -109,6 +109,17 @@ def test_the_heads_that_came_last_are_known_and_never_many() -> None:
     assert len(known) <= 20
 
 
+def test_a_head_is_known_to_have_come_until_many_others_came() -> None:
+    heads = Heads[int]()
+    assert not heads.again(b"head", "192.0.2.1")
+    assert not heads.again(b"head", "192.0.2.2")
+    assert heads.again(b"head", "192.0.2.1")
+    for number in range(plain.MOST_ONCE):
+        assert not heads.again(b"%d" % number, "")
+        assert len(heads._once) + len(heads._once_before) <= plain.MOST_ONCE
+    assert not heads.again(b"head", "192.0.2.1")
+
+
 def test_a_head_is_another_one_from_another_address() -> None:
     heads = Heads[int]()
     heads.keep(b"head", "192.0.2.1", 1)
@@ -297,9 +308,11 @@ CLOSE, LENGTH = get(HIT % b"x", b"Connection: close"), get(HIT % b"x", b"Content
     st.sampled_from(["127.0.0.1", "8.8.4.4", "192.168.0.7"]),
     st.booleans(),
 )
-@example([[get(HIT % b"x")], [get(HIT % b"x")[:-4], get(HIT % b"x")]], "127.0.0.1", False)
-@example([[get(HIT % b"x")], [get(HIT % b"x"), b"", get(HIT % b"y"), b"", get(b"/")]], "::1", False)
-@example([[get(HIT % b"x")], [get(HIT % b"x") + b"GET /", get(HIT % b"x")]], "127.0.0.1", False)
+@example([[get(HIT % b"x")] * 2, [get(HIT % b"x")[:-4], get(HIT % b"x")]], "127.0.0.1", False)
+@example(
+    [[get(HIT % b"x")] * 2, [get(HIT % b"x"), b"", get(HIT % b"y"), b"", get(b"/")]], "::1", False
+)
+@example([[get(HIT % b"x")] * 2, [get(HIT % b"x") + b"GET /", get(HIT % b"x")]], "127.0.0.1", False)
 @example([[CLOSE, get(HIT % b"x")]], "127.0.0.1", False)
 @example([[LENGTH + b"abc", LENGTH, get(HIT % b"x")]], "127.0.0.1", False)
 @example([[get(HIT % b"x", method=b"HEAD"), get(HIT % b"x")]], "127.0.0.1", False)
@@ -310,41 +323,42 @@ def test_what_comes_again_fares_as_if_the_parser_had_read_it(
 
     async def fares(*, learns: bool) -> object:
         side = Side(learns=learns, is_full=is_full)
-        got = [await side.hear(said, peer) for said in clients for _ in range(2)]
+        got = [await side.hear(said, peer) for said in clients for _ in range(3)]
         return got, side.stored, side.store.counts
 
     assert asyncio.run(fares(learns=True)) == asyncio.run(fares(learns=False))
 
 
 async def test_a_head_that_came_before_is_not_parsed_again_and_another_one_is() -> None:
+    """From the third time on; once seen is not worth to be kept."""
     side = Side(learns=True)
-    await side.hear([get(HIT % b"a", b"User-Agent: UA1"), get(HIT % b"b", b"User-Agent: UA1")])
-    assert (side.unparsed, len(side.stored)) == (1, 2)
-    await side.hear([get(HIT % b"c", b"User-Agent: UA2"), get(HIT % b"d", b"User-Agent: UA1")])
-    assert (side.unparsed, len(side.stored)) == (2, 4)
+    await side.hear([get(HIT % name, b"User-Agent: UA1") for name in (b"a", b"b", b"c")])
+    assert (side.unparsed, len(side.stored)) == (1, 3)
+    await side.hear([get(HIT % b"d", b"User-Agent: UA2"), get(HIT % b"e", b"User-Agent: UA1")])
+    assert (side.unparsed, len(side.stored)) == (2, 5)
 
 
 async def test_what_was_parsed_on_a_connection_does_not_matter_to_what_follows() -> None:
     """But for a body: from then on the connection is aiohttp's."""
     side, one = Side(learns=True), get(HIT % b"a")
-    await side.hear([one, one[:9], one[9:], one, one + one, one, get(b"/nowhere"), one])
-    # all but the first, the one in parts, and the two at once
-    assert (side.unparsed, len(side.stored)) == (4, 7)
+    await side.hear([one, one, one[:9], one[9:], one, one + one, one, get(b"/nowhere"), one])
+    # all but the first two, the one in parts, and the two at once
+    assert (side.unparsed, len(side.stored)) == (4, 8)
     await side.hear([post(HIT % b"b", b"x=1"), one, one])
-    assert (side.unparsed, len(side.stored)) == (4, 10)
+    assert (side.unparsed, len(side.stored)) == (4, 11)
 
 
 @pytest.mark.parametrize("ends", ["pause_writing", "close", "force_close"])
 async def test_who_reads_no_answers_or_is_let_go_is_asked_for_no_more(ends: str) -> None:
     side = Side(learns=True)
-    await side.hear([get(HIT % b"a")])
+    await side.hear([get(HIT % b"a"), get(HIT % b"b")])
     connection = side.connection()
     getattr(connection, ends)()
-    connection.data_received(get(HIT % b"b"))
-    assert len(side.stored) == 1
+    connection.data_received(get(HIT % b"c"))
+    assert len(side.stored) == 2
     if ends == "pause_writing":
         connection.resume_writing()
-        assert len(side.stored) == 2
+        assert len(side.stored) == 3
     connection.connection_lost(None)
 
 
@@ -353,14 +367,14 @@ async def test_who_reads_no_answers_or_is_let_go_is_asked_for_no_more(ends: str)
 )
 async def test_a_head_with_a_secret_of_others_is_not_kept(secret: bytes) -> None:
     side = Side(learns=True)
-    await side.hear([get(HIT % b"a", secret), get(HIT % b"b", secret)])
-    assert (side.unparsed, len(side.stored)) == (0, 2)
+    await side.hear([get(HIT % name, secret) for name in (b"a", b"b", b"c")])
+    assert (side.unparsed, len(side.stored)) == (0, 3)
 
 
 async def test_a_target_that_is_too_long_is_refused_behind_a_known_head() -> None:
     side = Side(learns=True)
-    got, _ = await side.hear([get(HIT % b"a"), get(HIT % (b"z" * 940))])
-    assert (got.count(b"HTTP/1.1 200 OK"), got.count(b"HTTP/1.1 414 ")) == (1, 1)
+    got, _ = await side.hear([get(HIT % b"a"), get(HIT % b"b"), get(HIT % (b"z" * 940))])
+    assert (got.count(b"HTTP/1.1 200 OK"), got.count(b"HTTP/1.1 414 ")) == (2, 1)
     assert side.store.counts["refused.too-large"] == 1
 
 
@@ -368,7 +382,7 @@ def test_every_hit_is_whole_however_it_was_read() -> None:
     async def contents() -> list[bytes]:
         side = Side(learns=True)
         await side.hear([get(HIT % name, b"User-Agent: UA1") for name in (b"a", b"b", b"c")])
-        assert side.unparsed == 2
+        assert side.unparsed == 1
         return [wire.plain(content) for _, content in side.stored]
 
     assert asyncio.run(contents()) == [

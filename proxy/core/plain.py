@@ -3,7 +3,8 @@
 Rule: a request is taken from here only if the parser would say the very same of it.  Its first line
 is one that no two readers can read differently, and what follows is byte for byte what a parser
 has read before as the head of a request without a body, whose connection goes on.  Whatever else
-comes is the parser's.
+comes is the parser's.  A head is kept when it comes for the second time: who never sends one twice
+costs next to nothing.
 Non-rule: parses no header, and judges nothing.
 Source: RFC 9112 section 3; RFC 3986 section 2.  A tab, a kiosk or an app sends the same headers
 with each of its hits; docs/design/0019.
@@ -22,6 +23,8 @@ VISIBLE = bytes(byte for byte in range(0x21, 0x7F) if byte != ord("#"))
 # So many heads are kept, twice over while the older ones go, and none that is longer: 600 bytes
 # are usual, and with what is made of it a head takes some 3 KB of memory.
 MOST, LONGEST = 1_024, 2_048
+# Of so many it is known that they came once.
+MOST_ONCE = 8_192
 
 
 def split(data: bytes) -> tuple[bytes, bytes] | None:
@@ -46,6 +49,18 @@ class Heads(Generic[T]):
         self._most = most
         self._young: dict[tuple[bytes, str], T] = {}
         self._old: dict[tuple[bytes, str], T] = {}
+        self._once: set[int] = set()
+        self._once_before: set[int] = set()
+
+    def again(self, rest: bytes, peer: str) -> bool:
+        """Whether such a head came before, as far as is known; it is noted."""
+        key = hash((rest, peer))
+        if key in self._once or key in self._once_before:
+            return True
+        if len(self._once) >= MOST_ONCE // 2:
+            self._once_before, self._once = self._once, set()
+        self._once.add(key)
+        return False
 
     def get(self, rest: bytes, peer: str) -> T | None:
         key = rest, peer

@@ -703,7 +703,8 @@ class _Connection(web.RequestHandler):
         target, rest = found
         known = self._heads.get(rest, self._peer)
         if known is None or known.size + len(target) > self._where.max_request:
-            self._rest = rest if plain.is_head(rest) else b""
+            if plain.is_head(rest) and self._heads.again(rest, self._peer):
+                self._rest = rest
             self._to_parser(data)
             self._rest = b""
             return
