@@ -468,6 +468,8 @@ def test_a_resent_copy_is_known_by_its_random_segment() -> None:
         get(target.replace(b"s848", b"s849"), agent),
         get(target.replace(b"ts=5", b"ts=6"), agent),
         get(target, ((b"User-Agent", b"UA2"),)),
+        get(target, ((b"User-Agent", b""),)),
+        get(target, ()),
         get(target, (*agent, (b"Cookie", b"s_vi=one"))),
         get(target, (*agent, (b"Cookie", b"s_vi=two"))),
         get(target, (*agent, (b"X-Forwarded-For", b"198.51.100.7"))),

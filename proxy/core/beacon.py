@@ -341,10 +341,10 @@ def copy_key(request: Request, peer: str = "", said: bytes | None = None) -> byt
         return None
     if said is None:
         said = of_a_copy(request.headers)
-    parts = request.method.encode(), peer.encode(), request.target, request.body, said
-    return hashlib.blake2b(b"\0".join(parts), digest_size=16).digest()
+    parts = request.method.encode(), peer.encode(), request.target, request.body
+    return hashlib.blake2b(b"\0".join(parts) + said, digest_size=16).digest()
 
 
 def of_a_copy(of: Headers) -> bytes:
     """What a resent copy has in common with a hit of its headers, as they are stored."""
-    return b"\0".join([value for name, value in of if name.lower() in OF_A_COPY])
+    return b"".join([b"\0" + value for name, value in of if name.lower() in OF_A_COPY])
