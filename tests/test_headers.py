@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proxy.core.headers import DROPPED, adobe_cookies, first, kept
+from proxy.core.headers import DROPPED, adobe_cookies, first, has_secrets, kept
 from proxy.core.hit import Headers
 
 S_VI = b"s_vi=[CS]v1|2B2AF1AA05079532-40000110400027BD[CE]"
@@ -187,3 +187,21 @@ def test_the_first_value_of_a_header_is_found_in_any_case() -> None:
     headers = ((b"X", b"1"), (b"COOKIE", b"2"), (b"Cookie", b"3"))
     assert first(headers, b"cookie") == b"2"
     assert first(headers, b"absent") is None
+
+
+@pytest.mark.parametrize(
+    "name, value, is_secret",
+    [
+        (b"Cookie", b"s_vi=1; AMCV_x%40AdobeOrg=2;", False),
+        (b"Cookie", b"", False),
+        (b"cookie", b"s_vi=1; session=2", True),
+        (b"Cookie", b"session", True),
+        (b"AUTHORIZATION", b"", True),
+        (b"Proxy-Authorization", b"x", True),
+        (b"User-Agent", b"UA1; session=2", False),
+    ],
+)
+def test_what_belongs_to_other_applications_is_told_apart(
+    name: bytes, value: bytes, is_secret: bool
+) -> None:
+    assert has_secrets(((b"Host", b"localhost"), (name, value))) is is_secret

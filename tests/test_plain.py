@@ -97,6 +97,10 @@ def test_one_whole_head_may_be_kept_and_nothing_else() -> None:
     assert not is_head(b"\rHost: a\r\n\r\n")
     assert not is_head(b"\r\nHost: a\r\n\r\nGET / HTTP/1.1\r\n\r\n")
     assert not is_head(b"\r\nA: " + bytes(plain.LONGEST) + b"\r\n\r\n")
+    few = plain.MOST_PIECES - 2
+    assert is_head(b"\r\n" + b"A: b\r\n" * few + b"\r\n")
+    assert not is_head(b"\r\n" + b"A: b\r\n" * (few + 1) + b"\r\n")
+    assert not is_head(b"\r\nCookie: " + b"s_vi=1;" * (few + 3) + b"\r\n\r\n")
 
 
 def test_the_heads_that_came_last_are_known_and_never_many() -> None:

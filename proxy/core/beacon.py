@@ -33,6 +33,7 @@ TOO_MANY = f"more than {MOST_SUITES} report suites in one hit"
 REDIRECT = b"4"
 # Of the paths that are kept read; one app sends one, and the rest of it is the same.
 MOST_KEPT = 500
+FEW_SUITES = 5
 INSERTION = "6"
 
 # AppMeasurement writes `s` and up to 14 digits, the mobile SDK `s` and up to 8: only a
@@ -318,7 +319,8 @@ def lane(upstream: bytes, suites: tuple[str, ...], visitor: bytes) -> int:
     Two visitors that meet in one lane are merely sent one after the other.
     """
     # As for paths: most visitors come again soon, and what is kept is short.
-    find = _lane if len(visitor) <= MOST_KEPT else _lane.__wrapped__
+    is_short = len(visitor) <= MOST_KEPT and len(suites) <= FEW_SUITES
+    find = _lane if is_short else _lane.__wrapped__
     return find(upstream, suites, visitor)
 
 

@@ -109,7 +109,8 @@ def has_secrets(headers: Headers) -> bool:
 
 
 def _others(value: bytes) -> bool:
-    return not all(ADOBE_COOKIE.fullmatch(piece.strip()) for piece in value.split(b";"))
+    pieces = filter(None, map(bytes.strip, value.split(b";")))
+    return not all(map(ADOBE_COOKIE.fullmatch, pieces))
 
 
 def is_public(peer: str) -> bool:

@@ -20,9 +20,10 @@ METHOD, VERSION, END = "GET", b" HTTP/1.1", b"\r\n\r\n"
 # What may stand in a target: visible ASCII, but for what would begin a fragment.
 VISIBLE = bytes(byte for byte in range(0x21, 0x7F) if byte != ord("#"))
 
-# So many heads are kept, twice over while the older ones go, and none that is longer: 600 bytes
-# are usual, and with what is made of it a head takes some 3 KB of memory.
-MOST, LONGEST = 1_024, 2_048
+# So many heads are kept, twice over while the older ones go, and none that is longer, or has more
+# lines, or more pieces divided by `;` (cookies): each of those takes memory of its own.  Usual is a
+# head of 500 bytes in ten lines, which takes some 4 KB with what is made of it.
+MOST, LONGEST, MOST_PIECES = 1_024, 2_048, 32
 # Of so many it is known that they came once.
 MOST_ONCE = 8_192
 
@@ -38,8 +39,12 @@ def split(data: bytes) -> tuple[bytes, bytes] | None:
 
 def is_head(rest: bytes) -> bool:
     """Whether what follows a first line is one whole head, short enough to be kept."""
-    is_short = len(rest) <= LONGEST and rest.startswith(b"\r\n")
-    return is_short and rest.find(END) == len(rest) - len(END)
+    return (
+        len(rest) <= LONGEST
+        and max(rest.count(b"\n"), rest.count(b";")) <= MOST_PIECES
+        and rest.startswith(b"\r\n")
+        and rest.find(END) == len(rest) - len(END)
+    )
 
 
 class Heads(Generic[T]):
