@@ -317,6 +317,15 @@ CLOSE, LENGTH = get(HIT % b"x", b"Connection: close"), get(HIT % b"x", b"Content
     [[get(HIT % b"x")] * 2, [get(HIT % b"x"), b"", get(HIT % b"y"), b"", get(b"/")]], "::1", False
 )
 @example([[get(HIT % b"x")] * 2, [get(HIT % b"x") + b"GET /", get(HIT % b"x")]], "127.0.0.1", False)
+@example(
+    # (what offers an upgrade, as it seems, is given to the parser in parts)
+    [
+        [get(HIT % b"x")] * 2,
+        [get(HIT % b"upgrade") + b"GET /b/ss HTTP/1.1\r\nA: ", get(HIT % b"x")],
+    ],
+    "127.0.0.1",
+    False,
+)
 @example([[CLOSE, get(HIT % b"x")]], "127.0.0.1", False)
 @example([[LENGTH + b"abc", LENGTH, get(HIT % b"x")]], "127.0.0.1", False)
 @example([[get(HIT % b"x", method=b"HEAD"), get(HIT % b"x")]], "127.0.0.1", False)

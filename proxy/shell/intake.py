@@ -799,6 +799,8 @@ class _Connection(web.RequestHandler):
             self._unread, self._body = 0, self._messages[-1][1]
             self._at_start = self._body is EMPTY_PAYLOAD and data.endswith(plain.END)
         else:
+            # One that began in the same piece as the last one ended is the parser's to the end.
+            self._at_start = False
             self._unread += len(data)
             if self._unread > self._most_unread and not self._buffer_paused:
                 self._judge()

@@ -590,7 +590,7 @@ class Queue:
             return
         until = self._loop.time() + (CROWDED_S if is_crowded else GATHER_S)
         if self._took > SLOW_S:
-            await asyncio.sleep(min(self._took * RETURN, GATHER_S))
+            await asyncio.sleep(min(self._took * RETURN, until - self._loop.time()))
         came = empty = 0
         while empty < EMPTY_TURNS and self._loop.time() < until:
             empty = empty + 1 if came == len(self._adds) else 0
