@@ -10,7 +10,8 @@ not undo a hit, held by a test.
 
 Two roads lead to the same answer.  Most hits are a GET without a body, and take the short one
 (`_Connection._go_on`): aiohttp's parser, our answer in one write when the commit calls back, and
-none of its request, task and response between.  Whatever else comes takes aiohttp's own.
+none of its request, task and response between.  Where the same head came before, it needs no
+parser either (`core.plain`, docs/design/0019).  Whatever else comes takes aiohttp's own.
 """
 
 from __future__ import annotations
@@ -597,10 +598,7 @@ class _Connection(web.RequestHandler):
 
     def _ask(self, message: RawRequestMessage) -> None:
         """Have a request without a body answered."""
-        if self._manager is not None:
-            self._manager.requests_count += 1
-        self._asked = message
-        self._request_in_progress = True
+        self._take_up(message)
         known = None
         try:
             given = self._intake.head(
@@ -614,6 +612,13 @@ class _Connection(web.RequestHandler):
             self._tell(given)
         else:
             self._intake.begin(given, self._peer, self._tell, known)
+
+    def _take_up(self, asked: _Asked | RawRequestMessage) -> None:
+        """From here to its answer nothing else is asked, and a stop waits."""
+        if self._manager is not None:
+            self._manager.requests_count += 1
+        self._asked = asked
+        self._request_in_progress = True
 
     def _know(self, said: Headers, should_close: bool) -> Head | None:
         """What these headers say, if they may come again: then it is kept."""
@@ -709,10 +714,7 @@ class _Connection(web.RequestHandler):
             self._rest = b""
             return
         self._at_start = True
-        if self._manager is not None:
-            self._manager.requests_count += 1
-        self._asked = _PLAIN
-        self._request_in_progress = True
+        self._take_up(_PLAIN)
         request = Request(plain.METHOD, target, known.headers)
         self._intake.begin(request, self._peer, self._tell, known.head)
 
