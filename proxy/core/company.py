@@ -1,4 +1,4 @@
-"""How long what may leave waits for others to leave with it: fetched alone, it costs twice as much.
+"""How long what may leave waits for others to leave with it: alone it costs half as much again.
 
 Rule: a fortieth of what answers take lately, and 2 ms at most.  So it costs the rate next to
 nothing: behind a server that answers at once every wait is as long as the answer.

@@ -59,7 +59,7 @@ class Heads(Generic[T]):
 
     def again(self, rest: bytes, peer: str) -> bool:
         """Whether such a head came before, as far as is known; it is noted."""
-        key = hash((rest, peer))
+        key = hash((rest, peer))  # where two clash, one is kept a little early
         if key in self._once or key in self._once_before:
             return True
         if len(self._once) >= MOST_ONCE // 2:
