@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes.util
 import os
 import shutil
 import signal
@@ -10,7 +11,11 @@ import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import pytest
+
+from bench import tables
 from bench.__main__ import SHORT
+from proxy.core import dictionary
 
 ROOT = Path(__file__).resolve().parent.parent
 WITHIN_S = 120.0
@@ -43,3 +48,12 @@ def test_each_benchmark_runs_and_prints_its_table() -> None:
         wrong = [said for said in two.map(wrong_with, names) if said]
 
     assert wrong == []
+
+
+def test_tables_for_a_dictionary_are_made_of_samples() -> None:
+    """As those of ours were, for its text and with its number; which ones is libzstd's choice."""
+    if ctypes.util.find_library("zstd") is None:
+        pytest.skip("no libzstd here")
+    made = tables.tables([tables.stored(one) for one in tables.apps(1)])
+    assert made[:8] == dictionary.TABLES[:8]
+    assert 100 < len(made) < 500

@@ -232,7 +232,7 @@ class Side:
 
 TARGETS = st.one_of(
     st.integers(0, 3).map(lambda n: HIT % b"s1234567890%d" % n),
-    st.just(HIT % b"x"),
+    st.sampled_from([HIT % b"x", HIT % b"upgrade"]),
     st.sampled_from([b"/id?x=1", b"/", b"//b/ss/a/1", b"*", b"http://localhost" + HIT % b"y"]),
     st.sampled_from([HIT % (b"z" * 900), HIT % (b"z" * 990)]),
     st.binary(min_size=1, max_size=2).map(lambda odd: HIT % odd),
@@ -288,15 +288,18 @@ def requests(draw: st.DrawFn) -> bytes:
 def pieces(draw: st.DrawFn) -> list[bytes]:
     """Requests as they may come: whole, in parts, without their end, and some of them again.
 
-    Several are one piece, or the next comes before the first is answered (an empty piece).
+    Several are one piece, or one and the beginning of another, or the next comes before the first
+    is answered (an empty piece).
     """
     said = draw(st.lists(requests(), min_size=1, max_size=3))
     found: list[bytes] = []
     for one in draw(st.lists(st.sampled_from(said), min_size=1, max_size=6)):
-        how = draw(st.sampled_from(["whole", "whole", "whole", "cut", "short", "joined", "soon"]))
+        how = draw(st.sampled_from(["whole"] * 3 + ["cut", "short", "joined", "begun", "soon"]))
         at = draw(st.sampled_from([1, 3, len(one) // 2, len(one) - 2, len(one) - 1]))
         if how == "joined" and found:
             found[-1] += one
+        elif how == "begun" and found:
+            found[-1] += one[:at]
         else:
             found += {"cut": [one[:at], one[at:]], "short": [one[:at]], "soon": [b"", one]}.get(
                 how, [one]

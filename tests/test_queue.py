@@ -266,6 +266,17 @@ async def test_on_a_slow_disk_who_was_just_told_may_come_again(
     assert statements.count("COMMIT") == 1
 
 
+async def test_beside_a_crowd_in_flight_a_commit_waits_for_its_part_only(
+    queue: Queue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However long the last one took, and whoever else may come."""
+    monkeypatch.setattr(queue_module, "CROWD", 0)
+    monkeypatch.setattr(queue_module, "GATHER_S", 60.0)
+    queue._took = 600.0
+    async with asyncio.timeout(30):
+        await asyncio.gather(*(queue.add([new_hit(n)]) for n in range(2)))
+
+
 async def test_who_is_alone_waits_for_nobody(queue: Queue) -> None:
     """One client that asks again and again: each of its hits is begun with in the next turn."""
     for n in range(3):
