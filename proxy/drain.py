@@ -1,12 +1,13 @@
 """The drain: what waits goes to the collection server, and leaves when Adobe took it.
 
 Rule: the one place where the core meets queue and upstream.  Each hit runs the same way:
-taken from its lane, looked at (send, hold, bury), sent, judged, recorded; its lane goes on
-only when the outcome is on disk, so order survives a crash.  A hit that finds a connection at rest
-and is taken needs no task: road and queue tell by a call.  What has to wait for more is a task.
+taken from its lane, read, looked at once there is room (send, hold, bury), sent, judged,
+recorded; its lane goes on only when the outcome is on disk, so order survives a crash.  A hit that
+finds a connection at rest and is taken needs no task: road and queue tell by a call.  What has to
+wait for more is a task.
 Non-rule: decides nothing itself (`schedule` says which, `link` and `pace` how many and
 when, `stamp` whether, `verdict` what came of it), and a shutdown is no outcome of a hit.
-Source: nullmailer's send loop for the shape; docs/design/0003, 0008.
+Source: nullmailer's send loop for the shape; docs/design/0003, 0008, 0020.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from typing import NamedTuple, Protocol, TypeVar
 import structlog
 
 from proxy.core import advice, backoff, headers, stamp, verdict
-from proxy.core.company import Company
+from proxy.core.company import Company, most_in_hand
 from proxy.core.hit import Failure, Fault, Hit, Reply, Request
 from proxy.core.link import Flight, Link, State
 from proxy.core.measure import OTHER, BySuite, Durations
@@ -64,8 +65,7 @@ SOON_S = 0.5
 # So many clients wait at one time: those behind a dead server must not use up the connections
 # that all clients share.
 MOST_WATCHED = 256
-# With so many on their way, and more lanes than that to choose from, the next ones wait a moment
-# for company: to fetch each alone costs as much as sending it.
+# With so many on their way, the next ones wait a moment for company.
 CROWD = 16
 AGAIN_S = 1.0  # what the disk refused, and what a limit dropped, is looked at so often
 
@@ -179,8 +179,8 @@ class Drain:
         self._feed = feed if feed is not None else hits
         self._jitter = jitter
         self._worked_s, self._went, self._company = worked_s, 0, Company()
-        began_s = asyncio.get_running_loop().time()
-        self._yielding = Yielding(began_s, worked_s(), hits.last_id, 0)
+        self._now = asyncio.get_running_loop().time
+        self._yielding = Yielding(self._now(), worked_s(), hits.last_id, 0)
         self._schedule = Schedule()
         self._cursor = 0  # hits up to this id are known to the schedule, or left the queue
         self._early: set[int] = set()  # and so are these, behind it, until they leave
@@ -196,8 +196,9 @@ class Drain:
         self._tasks = asyncio.TaskGroup()
         self._sends: set[asyncio.Task[None]] = set()
         self._probes: set[asyncio.Task[None]] = set()
+        # Read, and the next to fly; and whether more of them are being read.
+        self._hand, self._is_reading = deque[Hit](), False
         self._recalls = 0  # how often what was about to fly was called back
-        self._unspent = 0  # sends that the pace was told of, and that then were none
         self._trials: dict[int, _Trial] = {}
         self._last_ms: OrderedDict[int, int] = OrderedDict()  # the last stamp of a lane
         self._watched: dict[int, asyncio.Future[Reply | None]] = {}  # whose clients wait
@@ -227,7 +228,7 @@ class Drain:
 
     def waits(self, most: int) -> dict[int, tuple[str, float | None]]:
         """Of as many, why the last try failed, and in how many seconds the next one is due."""
-        now = asyncio.get_running_loop().time()
+        now = self._now()
         return {
             hit: (trial.reason, None if trial.again_at is None else max(0.0, trial.again_at - now))
             for hit, trial in islice(self._trials.items(), most)
@@ -250,7 +251,7 @@ class Drain:
     @property
     def _goes_on(self) -> bool:
         """Whether sends begin now, and go on beginning."""
-        now = asyncio.get_running_loop().time()
+        now = self._now()
         return (
             self.is_open
             and not (self._silent or self._ending.is_set())
@@ -309,7 +310,7 @@ class Drain:
 
         With `lanes`, these only; then a pause that the server asked for is not cut short.
         """
-        now = asyncio.get_running_loop().time()
+        now = self._now()
         self.link.retry_now(now)
         if lanes is None:
             self.pace.retry_now(now)
@@ -321,7 +322,7 @@ class Drain:
         """What failures cost from now on, and how fast a backlog leaves."""
         self.policy = policy
         self.link.change_back_off(policy.first_s, policy.most_s)
-        self.pace.configure(policy.rate, asyncio.get_running_loop().time())
+        self.pace.configure(policy.rate, self._now())
         self._feed.news.set()
 
     def idle_s(self, now: float) -> float:
@@ -331,7 +332,7 @@ class Drain:
     def _waits(self, now: float) -> bool:
         return bool(
             self._paused
-            or not self._schedule.sendable
+            or not (self._schedule.sendable or self._hand or self._is_reading)
             or self.link.state is State.OFFLINE
             or self.pace.next_at(now) > now
         )
@@ -382,20 +383,20 @@ class Drain:
             self._notice()
             if self._held_may_be_gone:
                 await self._look_at_held()
-            if CROWD <= len(self._asking) < self._schedule.sendable:
-                await asyncio.sleep(self._company.wait_s)
+            if len(self._asking) >= CROWD and self._hand and (wait_s := self._company.wait_s):
+                await asyncio.sleep(wait_s)
             await self._read_ahead()
             await self._launch()
         except QueueError as error:
             log.warning("the queue could not be read, trying again", reason=str(error))
-            await _wait(self._ending, asyncio.get_running_loop().time() + AGAIN_S)
+            await _wait(self._ending, self._now() + AGAIN_S)
         else:
             await _wait(self._feed.news, self._next_at())
 
     async def _until_landed(self) -> None:
         """What flies may land, for as long as the grace lasts."""
-        until = asyncio.get_running_loop().time() + self.policy.grace_s
-        while self._flying and asyncio.get_running_loop().time() < until:
+        until = self._now() + self.policy.grace_s
+        while self._flying and self._now() < until:
             self._feed.news.clear()
             await _wait(self._feed.news, until)
 
@@ -419,7 +420,7 @@ class Drain:
 
     def _notice(self) -> None:
         """What happened in the queue meanwhile."""
-        now = asyncio.get_running_loop().time()
+        now = self._now()
         if self._waits(now):
             self._moved_at = now
         if now >= self._yielding.next_at:
@@ -521,71 +522,87 @@ class Drain:
 
     async def _launch(self) -> None:
         """Start what may fly now."""
-        now = asyncio.get_running_loop().time()
+        now = self._now()
         if not self._may_send:
             return
         if self.link.probe_due(now):
             self.link.probe_began(now)
             self._start(self._probe(), self._probes)
-        taken = self._take(now)
-        if not taken:
-            return
-        self._moved_at = now
-        recalls = self._recalls
-        try:
-            found = {hit.id: hit for hit in await self._hits.fetch([hit for hit, _ in taken])}
+        self._fill_hand(now)
+        if self._hand:
             # From here to the last of the sends nothing is awaited: a clock that is set meanwhile,
             # or a reload, would be too late for them.
             await self._hits.note_clock()
-        except QueueError:
-            for _, lane in taken:
-                self._schedule.deferred(lane, now)
-            raise
-        going: list[_Sent] = []
-        for id_, lane in taken:
-            hit = found.get(id_)
-            if hit is None:
-                self._spare(recalls)
-                self._leave(id_, lane)
-                self._feed.news.set()
-            else:
-                self._flying[id_] = self._asking[id_] = now
-                sent = self._look_at(hit, now, recalls)
-                if sent is not None:
-                    going.append(sent)
-        self._send(going, recalls)
+            self._send(self._draw(now))
 
-    def _send(self, going: Sequence[_Sent], recalls: int) -> None:
-        """All are marked as in flight, in one step, before the first one leaves."""
-        begun = self._hits.begin(*[sent.hit.id for sent in going])
-        for sent in going:
-            if sent.hit.id in begun:
-                reached(Point.SEND_MARKED)
-                self._depart(sent)
-            else:
-                self._spare(recalls)
-                self._leave(sent.hit.id, sent.hit.lane)
-                self._land(sent.hit.id)
-
-    def _take(self, now: float) -> list[tuple[int, int]]:
-        """As many hits and their lanes as window and pace allow."""
-        taken: list[tuple[int, int]] = []
+    def _fill_hand(self, now: float) -> None:
+        """Have the next hits read; some of them before there is room for them."""
         room = min(self._room(), self._yielding.room)
-        while len(taken) < room and (self._unspent or self.pace.next_at(now) <= now):
-            chosen = self._schedule.take(
-                self.link.turn if self.link.state is State.SUSPECT else None
-            )
-            if chosen is None:
-                self._unspent = 0
-                break
-            if self._unspent:
-                self._unspent -= 1
-            else:
-                self.pace.sent(now)
+        is_proven = self.link.state is State.ONLINE
+        ahead = self._company.ahead(self.link.window) if is_proven else 0
+        lacks = min(room + ahead, most_in_hand(self.pace.limit(now))) - len(self._hand)
+        # Half of them at least: each read costs as much as sending a hit.
+        if self._is_reading or lacks <= len(self._hand):
+            return
+        turn = self.link.turn if self.link.state is State.SUSPECT else None
+        taken: list[tuple[int, int]] = []
+        while len(taken) < lacks and (chosen := self._schedule.take(turn)) is not None:
             taken.append(chosen)
-        self._went += len(taken)
-        self._yielding.sent(len(taken))
-        return taken
+        if taken:
+            self._moved_at, self._is_reading = now, True
+            self._start(self._fetch(taken, self._schedule, self._recalls))
+
+    async def _fetch(
+        self, taken: Sequence[tuple[int, int]], schedule: Schedule, recalls: int
+    ) -> None:
+        """The next hits come to hand, unless they were called back meanwhile."""
+        try:
+            found = {hit.id: hit for hit in await self._hits.fetch([hit for hit, _ in taken])}
+            called_back = recalls != self._recalls
+        except QueueError as error:
+            log.warning("the queue could not be read, trying again", reason=str(error))
+            await asyncio.sleep(AGAIN_S)
+            found, called_back = {}, True
+        now = self._now()
+        for id_, lane in taken:
+            if called_back:
+                schedule.deferred(lane, now)
+            elif id_ in found:
+                self._hand.append(found[id_])
+            else:
+                self._leave(id_, lane)
+        self._is_reading = False
+        self._feed.news.set()
+
+    def _draw(self, now: float) -> list[_Sent]:
+        """As many of what is in hand as window and pace allow."""
+        going: list[_Sent] = []
+        room = min(self._room(), self._yielding.room)
+        through, spared = self._hits.gone
+        drawn = 0
+        while self._hand and drawn < room and self.pace.next_at(now) <= now:
+            hit = self._hand.popleft()
+            if hit.id <= through and hit.id not in spared:
+                self._leave(hit.id, hit.lane)
+                continue
+            drawn += 1
+            self._flying[hit.id] = self._asking[hit.id] = now
+            sent = self._look_at(hit, now)
+            if sent is not None:
+                self.pace.sent(now)
+                going.append(sent)
+        if drawn:
+            self._moved_at = now
+            self._went += drawn
+            self._yielding.sent(drawn)
+        return going
+
+    def _send(self, going: Sequence[_Sent]) -> None:
+        """All are marked as in flight, in one step, before the first one leaves."""
+        self._hits.begin(*[sent.hit.id for sent in going])
+        for sent in going:
+            reached(Point.SEND_MARKED)
+            self._depart(sent)
 
     @property
     def _may_send(self) -> bool:
@@ -606,13 +623,10 @@ class Drain:
     def _recall(self) -> None:
         """What was taken and is not on its way yet stays: the reason to send it is gone."""
         self._recalls += 1
-        self._unspent = 0
+        now = self._now()
+        while self._hand:
+            self._schedule.deferred(self._hand.popleft().lane, now)
         self._dismiss()
-
-    def _spare(self, recalls: int) -> None:
-        """A hit that was taken is not sent: another one may go in its place."""
-        if recalls == self._recalls:
-            self._unspent += 1
 
     def _start(
         self, work: Coroutine[None, None, None], among: set[asyncio.Task[None]] | None = None
@@ -629,11 +643,12 @@ class Drain:
 
     def _next_at(self) -> float | None:
         """When there is something to do again, if nothing happens before."""
-        now = asyncio.get_running_loop().time()
+        now = self._now()
         times = [self._schedule.next_at()]
         if self._may_send:
             times.append(self.link.next_wake(now))
-            if self._schedule.sendable and self._room() > 0:
+            waits = self._hand or (self._schedule.sendable and not self._is_reading)
+            if waits and self._room() > 0:
                 at = self.pace.next_at(now)
                 times.append(at if self._yielding.room > 0 else max(at, self._yielding.next_at))
         return min((at for at in times if at is not None), default=None)
@@ -644,7 +659,7 @@ class Drain:
         except Exception as error:  # noqa: BLE001 - its kind and place are logged
             log.error("a probe failed in a way nobody foresaw", **_where(error))  # noqa: TRY400
             failure = Failure(Fault.CONNECT, type(error).__name__)
-        now = asyncio.get_running_loop().time()
+        now = self._now()
         if failure is None:
             self.link.probe_succeeded(now)
         else:
@@ -655,34 +670,26 @@ class Drain:
 
     # -- one hit -----------------------------------------------------------------------
 
-    def _look_at(self, hit: Hit, began: float, recalls: int) -> _Sent | None:
+    def _look_at(self, hit: Hit, began: float) -> _Sent | None:
         """What is to be sent; None where something else is to be done, and has been begun."""
         try:
             opened = self.protocol.open(hit)
         except NotABeacon as error:
-            self._spare(recalls)
             self._see_to(hit, partial(self._bury, hit, f"its stored form is no hit: {error}", None))
             return None
         boots, now_ms = self._hits.boots, self._hits.clock.ms()
         decision = opened.decide(boots.age_ms(hit.received, now_ms) / 1000)
-        if not isinstance(decision, stamp.Send):
-            self._spare(recalls)
         match decision:
             case stamp.Hold(reason):
                 self._see_to(hit, partial(self._hold, hit, opened.addressees, reason))
             case stamp.Bury(reason):
                 self._see_to(hit, partial(self._bury, hit, reason, None))
             case stamp.Send() if hit.lane in self._held_lanes:
-                self._spare(recalls)
                 self._see_to(hit, partial(self._wait_in_line, hit, opened))
             case stamp.Send(stamped):
                 reached(Point.SEND_BEFORE)
-                if recalls != self._recalls:
-                    self._schedule.deferred(hit.lane, began)
-                    self._land(hit.id)
-                else:
-                    at_ms = self._instant(hit, boots) if stamped else None
-                    return _Sent(hit, opened, began, at_ms)
+                at_ms = self._instant(hit, boots) if stamped else None
+                return _Sent(hit, opened, began, at_ms)
         return None
 
     def _see_to(self, hit: Hit, work: Callable[[], Coroutine[None, None, None]]) -> None:
@@ -700,7 +707,7 @@ class Drain:
         self._flying.pop(hit, None)
         self._asking.pop(hit, None)
         self._answered(hit, None)
-        self._moved_at = asyncio.get_running_loop().time()
+        self._moved_at = self._now()
         self._feed.news.set()
 
     async def _wait_in_line(self, hit: Hit, opened: Opened) -> None:
@@ -709,10 +716,9 @@ class Drain:
         Unless its suites are described by now: then the earlier ones are about to be
         released, or left in some other way, and to hold this one would come too late for that.
         """
-        loop = asyncio.get_running_loop()
         if self._hits.gone != self._gone or self._held_may_be_gone:
             # A limit took hits a moment ago; the held one may be among them.
-            self._schedule.deferred(hit.lane, loop.time() + AGAIN_S)
+            self._schedule.deferred(hit.lane, self._now() + AGAIN_S)
             return
         lack = opened.lack
         if lack is not None:
@@ -721,7 +727,7 @@ class Drain:
             return
         # Only then may its lane go on: the disk may refuse for longer than it waits.
         left = await self._insist(self._hits.held_lanes)
-        self._schedule.deferred(hit.lane, loop.time() + AGAIN_S)
+        self._schedule.deferred(hit.lane, self._now() + AGAIN_S)
         if hit.lane not in left:
             self.start_over()
 
@@ -788,7 +794,7 @@ class Drain:
 
     def _compare_clocks(self, reply: Reply | Failure) -> None:
         """Now and then: a clock that is wrong stamps hits wrong, and nobody sees it."""
-        now = asyncio.get_running_loop().time()
+        now = self._now()
         if now >= self._skew_at and isinstance(reply, Reply):
             skew_s = verdict.skew_s(reply.header(b"date"), self._wall_now())
             if skew_s is not None:
@@ -800,7 +806,7 @@ class Drain:
     def _judged(self, sent: _Sent, judged: verdict.Verdict, reply: Reply | None) -> None:
         """An outcome; called by the road, so that a fault of ours is the drain's to tell."""
         try:
-            hit, now = sent.hit, asyncio.get_running_loop().time()
+            hit, now = sent.hit, self._now()
             trial = self._trials.get(hit.id)
             flight = Flight(hit.id, hit.lane, sent.began, trial.failed_at if trial else None)
             self.results[type(judged).__name__.lower()] += 1

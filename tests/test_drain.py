@@ -1312,6 +1312,189 @@ def test_what_happens_while_a_hit_is_fetched_is_in_time(what: str) -> None:
     simulated.run(scenario())
 
 
+@contextlib.asynccontextmanager
+async def at_hand(hits: Hits, road: Road, took_s: float = 20.0) -> AsyncIterator[Drain]:
+    """Eight hits are on their way for long; the next ones are read."""
+    async with driving(hits, road, Policy(concurrency=8)) as drain:
+        await comes(lambda: len(hits.taken) >= 100)
+        road.says = lambda _: took_s
+        await comes(lambda: road.asked == 8 and all(at < now() - 1 for at, _ in road.sent[-8:]))
+        assert len(drain._hand) >= 8
+        yield drain
+
+
+@pytest.mark.parametrize("what", ["dropped", "stopped", "paused", "started over"])
+def test_what_is_read_before_its_turn_can_be_called_back(what: str) -> None:
+    """At hand is not on its way; what is called back goes later, once and in its turn."""
+
+    async def scenario() -> None:
+        hits, road = Hits(), Road()
+        fill(hits, 800, lanes=200)
+        async with at_hand(hits, road) as drain:
+            before = len(road.sent)
+            road.says = lambda _: GIF
+            match what:
+                case "dropped":
+                    hits.drop(hits.last_id)
+                case "paused":
+                    drain.pause(True)
+                case "started over":
+                    drain.start_over()
+                case _:
+                    drain.stop()
+            assert not drain._hand or what == "dropped"
+            await comes(lambda: not road.asked)
+            assert len(road.sent) == before or what == "started over"
+            drain.pause(False)
+            await (asyncio.sleep(60) if what == "stopped" else drained(hits))
+            assert not drain._hand
+        ends = what in {"dropped", "stopped"}
+        assert len({name(sent) for _, sent in road.sent}) == (before if ends else 800)
+        assert len(road.sent) == (before if ends else 800)
+        assert len(hits.taken) == (before - 8 if what == "stopped" else len(road.sent))
+        assert in_order(hits)
+
+    simulated.run(scenario())
+
+
+def test_what_is_at_hand_when_the_link_goes_down_gets_no_try_of_its_own() -> None:
+    """Whose turn it is to prove the link is asked anew, and nothing is held in memory meanwhile."""
+
+    async def scenario() -> None:
+        hits, road = Hits(), Road()
+        fill(hits, 800, lanes=200)
+        async with at_hand(hits, road) as drain:
+            road.says, road.listens = lambda _: REFUSED, lambda: REFUSED
+            before = len(road.sent)
+            await comes(lambda: drain.link.state is State.OFFLINE)
+            assert len(road.sent) <= before + 8
+            assert not drain._hand
+            road.says, road.listens = lambda _: GIF, lambda: None
+            await drained(hits)
+        assert len(hits.taken) == 800
+        assert in_order(hits)
+
+    simulated.run(scenario())
+
+
+def test_a_hit_is_judged_when_it_leaves_and_not_when_it_was_read() -> None:
+    """At hand it was young enough for a suite without timestamps; now it is late."""
+
+    async def scenario() -> None:
+        hits, road = Hits(), Road()
+        for number in range(200):
+            hits.add(number, request(f"p{number}", number, "bare"), told=False)
+        async with at_hand(hits, road, took_s=70.0):
+            before = len(road.sent)
+            await drained(hits)
+        assert len(road.sent) == before
+        assert len(hits.dead) == 200 - before
+
+    simulated.run(scenario())
+
+
+def test_hits_dropped_at_hand_use_nothing_of_the_rate() -> None:
+    """A limit that always drops the oldest would else leave nothing to be sent."""
+
+    async def scenario() -> None:
+        hits, road = Hits(), Road()
+        async with driving(hits, road, Policy(rate=50)):
+            for number in range(3_000):
+                hits.add(number, request(f"p{number}", number))
+                hits.drop(hits.last_id - 100)
+                await asyncio.sleep(0.01)
+        # Each is there for a second, and the oldest leave first: at hand they are dropped.
+        assert len(road.sent) > 0.9 * 50 * 30
+
+    simulated.run(scenario())
+
+
+def test_a_fresh_hit_waits_for_no_more_than_leaves_in_a_moment() -> None:
+    """However slow the server is: what is read before its turn goes before it."""
+
+    async def scenario() -> None:
+        hits, road = Hits(), Road(rtt_s=2.0)
+        fill(hits, 2_000, lanes=2_000)
+        async with driving(hits, road, Policy(concurrency=16)):
+            await comes(lambda: len(hits.taken) >= 200)
+            fresh = hits.add(10**6, request("fresh", 10**6))
+            came = now()
+            await comes(lambda: any(hit.id == fresh for hit, _, _ in hits.taken))
+            (sent,) = [at for at, each in road.sent if name(each) == "fresh"]
+        assert sent - came <= 2.1
+
+    simulated.run(scenario())
+
+
+class SlowToFetch(Hits):
+    """To read hits takes longer than anything else."""
+
+    fetch_s = 0.0
+
+    async def fetch(self, ids: Sequence[int]) -> list[Hit]:
+        await asyncio.sleep(self.fetch_s)
+        return await super().fetch(ids)
+
+
+def test_what_is_being_read_when_the_drain_starts_over_comes_once() -> None:
+    """What is read for the days before is nobody's: its hit is known anew by then."""
+
+    async def scenario() -> None:
+        hits, road = SlowToFetch(), Road()
+        fill(hits, 20, lanes=10)
+        async with driving(hits, road) as drain:
+            hits.fetch_s = 5.0
+            await asyncio.sleep(4)
+            drain.start_over()
+            await drained(hits)
+        assert len(road.sent) == 20
+        assert in_order(hits)
+
+    simulated.run(scenario())
+
+
+def test_the_last_hits_at_hand_leave_at_the_rate_too() -> None:
+    """Nothing else happens that would wake the drain."""
+
+    async def scenario() -> None:
+        hits, road = Hits(), Road()
+        fill(hits, 4, lanes=4)
+        async with driving(hits, road, Policy(rate=12)):
+            await drained(hits, 2)
+
+    simulated.run(scenario())
+
+
+@pytest.mark.parametrize("waits", ["to be read", "at hand"])
+def test_a_drain_that_stands_still_with_hits_to_send_is_seen(waits: str) -> None:
+    """By who watches over the daemon; a disk that says why is no such case."""
+
+    async def scenario() -> None:
+        hits, road = SlowToFetch(), Road()
+        async with driving(hits, road, Policy(concurrency=8)) as drain:
+            fill_told(hits, 100, 100)
+            await drained(hits)
+            await asyncio.sleep(60)
+            assert drain.idle_s(now()) == 0
+            hits.refusals = 60
+            fill_told(hits, 100, 100)
+            await asyncio.sleep(30)
+            assert hits.refusals < 40
+            assert drain.idle_s(now()) < 2
+            await drained(hits)
+            if waits == "to be read":
+                hits.fetch_s = 100.0
+            else:
+                road.says = lambda _: 100.0
+            fill_told(hits, 12, 12)
+            await asyncio.sleep(50)
+            assert len(drain._hand) == (4 if waits == "at hand" else 0)
+            assert drain._schedule.sendable == 0
+            assert 49 < drain.idle_s(now()) <= 50
+
+    simulated.run(scenario())
+
+
 @pytest.mark.parametrize("told", [False, True])
 def test_one_hits_own_retry_after_is_waited_out_unless_a_person_says_now(told: bool) -> None:
     """An error with Retry-After holds back its hit, and no other."""
