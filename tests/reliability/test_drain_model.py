@@ -222,6 +222,7 @@ class DrainMachine(RuleBasedStateMachine):
 
     def begins(self, path: Path) -> None:
         self.processes += 1
+        self.is_dead = False
         self.disk = Disk()
         self.tasks: set[asyncio.Task[None]] = set()
 
@@ -269,16 +270,19 @@ class DrainMachine(RuleBasedStateMachine):
     def dies(self) -> Path:
         """As with `kill -9`, here and now; what was under way is gone."""
         left = as_after_a_crash(self.queue, self.folder / f"after {self.processes}")
+        self.is_dead = True
         self.disk.dies()
         self.mounted.close()
         self.eye.close()
 
         async def gone() -> None:
             # The drain first: what the writer says as it ends is no news to a dead one.
-            for tasks in ({self.draining}, {*self.tasks, *asking, self.keeping, self.writing}):
-                for task in tasks:
-                    task.cancel()
-                await asyncio.wait(tasks)
+            self.draining.cancel()
+            await asyncio.wait([self.draining])
+            others = {*self.tasks, *asking, self.keeping, self.writing}
+            for task in others:
+                task.cancel()
+            await asyncio.wait(others)
 
         told = dict(self.server.told)
         self.do(gone())
@@ -443,6 +447,8 @@ class DrainMachine(RuleBasedStateMachine):
 
     def departs(self, name: str, request: Request) -> None:
         """The moment in which a hit is sent."""
+        if self.is_dead:
+            raise asyncio.CancelledError  # the turn of the loop in which it died went on
         asked = self.asked[name]
         self.known.add(name)
         self.flying[asked.lane] = name
