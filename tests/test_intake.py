@@ -1240,7 +1240,7 @@ def test_copies_are_known_for_ten_minutes_and_are_bounded() -> None:
     assert not copies.has(b"first", COPY_WINDOW_S + 1)
     for n in range(3 * MOST_COPIES):
         copies.remember(b"%d" % n, 2.0)
-        assert len(copies.young) + len(copies.old) <= MOST_COPIES
+        assert len(copies.stored) <= MOST_COPIES
     newest = range(3 * MOST_COPIES - MOST_COPIES // 2, 3 * MOST_COPIES)
     assert all(copies.has(b"%d" % n, 3.0) for n in newest)
     assert not copies.has(b"first", 3.0)

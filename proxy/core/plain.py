@@ -14,16 +14,18 @@ from __future__ import annotations
 
 from typing import Generic, TypeVar
 
+from proxy.core.lately import Lately
+
 T = TypeVar("T")
 
 METHOD, VERSION, END = "GET", b" HTTP/1.1", b"\r\n\r\n"
 # What may stand in a target: visible ASCII, but for what would begin a fragment.
 VISIBLE = bytes(byte for byte in range(0x21, 0x7F) if byte != ord("#"))
 
-# So many heads are kept, twice over while the older ones go, and none that is longer, or has more
-# lines, or more pieces divided by `;` (cookies): each of those takes memory of its own.  Usual is a
-# head of 500 bytes in ten lines, which takes some 4 KB with what is made of it.
-MOST, LONGEST, MOST_PIECES = 1_024, 2_048, 32
+# So many heads are kept, and none that is longer, or has more lines, or more pieces divided by `;`
+# (cookies): each of those takes memory of its own.  Usual is a head of 500 bytes in ten lines,
+# which takes some 4 KB with what is made of it.
+MOST, LONGEST, MOST_PIECES = 2_048, 2_048, 32
 # Of so many it is known that they came once.
 MOST_ONCE = 8_192
 
@@ -51,33 +53,19 @@ class Heads(Generic[T]):
     """What was made of the heads that came last, by their bytes and who sent them."""
 
     def __init__(self, most: int = MOST) -> None:
-        self._most = most
-        self._young: dict[tuple[bytes, str], T] = {}
-        self._old: dict[tuple[bytes, str], T] = {}
-        self._once: set[int] = set()
-        self._once_before: set[int] = set()
+        self._made: Lately[tuple[bytes, str], T] = Lately(most)
+        self._once: Lately[int, bool] = Lately(MOST_ONCE)
 
     def again(self, rest: bytes, peer: str) -> bool:
         """Whether such a head came before, as far as is known; it is noted."""
         key = hash((rest, peer))  # where two clash, one is kept a little early
-        if key in self._once or key in self._once_before:
+        if self._once.get(key):
             return True
-        if len(self._once) >= MOST_ONCE // 2:
-            self._once_before, self._once = self._once, set()
-        self._once.add(key)
+        self._once.keep(key, True)
         return False
 
     def get(self, rest: bytes, peer: str) -> T | None:
-        key = rest, peer
-        found = self._young.get(key)
-        if found is None and (found := self._old.pop(key, None)) is not None:
-            self._keep(key, found)
-        return found
+        return self._made.get((rest, peer))
 
     def keep(self, rest: bytes, peer: str, made: T) -> None:
-        self._keep((rest, peer), made)
-
-    def _keep(self, key: tuple[bytes, str], made: T) -> None:
-        if len(self._young) >= self._most:
-            self._old, self._young = self._young, {}
-        self._young[key] = made
+        self._made.keep((rest, peer), made)

@@ -23,7 +23,7 @@ import socket
 import ssl
 from collections import deque
 from collections.abc import Callable, Coroutine, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from email.utils import formatdate
 from functools import lru_cache, partial
 from http import HTTPStatus
@@ -39,6 +39,7 @@ from aiohttp.web_protocol import _ErrInfo
 from proxy.core import answer, guard, headers, plain, protocols, reception
 from proxy.core.answer import Answer
 from proxy.core.hit import Headers, NewHit, Received, Reply, Request
+from proxy.core.lately import Lately
 from proxy.core.measure import BySuite
 from proxy.core.reception import Head, Pass, Refuse, Take
 from proxy.errors import QueueError, QueueFull
@@ -131,28 +132,25 @@ class Listening:
     linger_s: float = 2.0
 
 
-@dataclass(slots=True)
 class Copies:
     """Hits by what a resent copy has in common with them.
 
-    `asked`: those on their way to the disk, and who came with a copy meanwhile.  `young` and
-    `old`: when those were seen that are on disk; what is old goes when the young are many.
+    `asked`: those on their way to the disk, and who came with a copy meanwhile.  `stored`: when
+    those were seen that are on disk.
     """
 
-    asked: dict[bytes, tuple[Callable[[], None], ...]] = field(default_factory=dict)
-    young: dict[bytes, float] = field(default_factory=dict)
-    old: dict[bytes, float] = field(default_factory=dict)
+    def __init__(self) -> None:
+        self.asked: dict[bytes, tuple[Callable[[], None], ...]] = {}
+        self.stored: Lately[bytes, float] = Lately(MOST_COPIES)
 
     def has(self, key: bytes, now: float) -> bool:
         """Whether such a hit is on disk, and was seen within the window."""
-        at = self.young.get(key) or self.old.get(key)
+        at = self.stored.get(key)
         return at is not None and now - at < COPY_WINDOW_S
 
     def remember(self, key: bytes, now: float) -> None:
         """Such a hit is on disk."""
-        if len(self.young) >= MOST_COPIES // 2:
-            self.old, self.young = self.young, {}
-        self.young[key] = now
+        self.stored.keep(key, now)
 
 
 class Intake:
