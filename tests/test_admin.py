@@ -313,6 +313,8 @@ async def test_a_discard_is_counted_and_final(bereaved: Served) -> None:
         ({"all": True, "expect_count": 3.5}, 400),
         ({"all": True, "expect_count": True}, 400),
         ({"ids": [], "expect_count": False}, 400),
+        ({"ids": [1], "expect_count": -1}, 400),
+        ({"all": True, "expect_count": None}, 400),
     ],
 )
 async def test_a_discard_is_never_bigger_than_the_person_thought(

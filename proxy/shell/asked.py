@@ -86,10 +86,12 @@ def chosen(asked: dict[str, Any]) -> list[int] | None:
 
 def expected(asked: dict[str, Any]) -> int | None:
     """Takes `expect_count` out of what is asked."""
-    count = asked.pop("expect_count", None)
-    if count is not None and not is_whole(count):
-        raise Problem(400, "expect_count must be a whole number")
-    return None if count is None else int(count)
+    if "expect_count" not in asked:
+        return None
+    count = asked.pop("expect_count")
+    if not is_whole(count) or count < 0:
+        raise Problem(400, "expect_count must be a whole number from 0 on")
+    return int(count)
 
 
 def is_whole(value: object) -> bool:
